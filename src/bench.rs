@@ -1,6 +1,6 @@
 //! A hub without sockets, for the benches: everything of an emit but the system calls.
 
-#![allow(clippy::unwrap_used, reason = "a bench may end at once")]
+#![allow(clippy::unwrap_used, reason = "a bench may panic")]
 
 pub mod redis;
 
@@ -55,7 +55,7 @@ impl SocketlessHub {
     /// An empty hub whose app declares `index`.
     ///
     /// # Panics
-    /// When a path is none, or no runtime can be had.
+    /// When a path cannot be read, or no runtime can be started.
     pub fn new(index: &[&str]) -> Self {
         let schema = Arc::new(Schema::new(index).unwrap());
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -325,7 +325,7 @@ impl SocketlessHub {
     /// Replaces a connection's profile, a JSON object.
     ///
     /// # Panics
-    /// When the profile is no JSON.
+    /// When the profile is not JSON.
     pub fn update(&self, at: Handle, profile: &str) {
         let profile = Value::from_json(&mut profile.as_bytes().to_vec(), &self.layouts).unwrap();
         self.hub
@@ -368,10 +368,10 @@ impl SocketlessHub {
         }
     }
 
-    /// Hands a connection what is kept for `user`, as if its socket took it all; answers how many events.
+    /// Hands a connection what is stored for `user`, as if its socket took it all, and returns how many
+    /// events.
     ///
-    /// # Panics
-    /// When nothing is kept.
+    /// # Panics When nothing is stored.
     pub fn replay(&self, at: Handle, user: &str) -> usize {
         let key = Key::user(APP, user.into());
         let waiting = self

@@ -36,7 +36,7 @@ pub fn block_on<T>(future: impl Future<Output = T>) -> T {
     loop {
         match future.as_mut().poll(&mut context) {
             Poll::Ready(output) => return output,
-            // What has woken it meanwhile makes this return immediately.
+            // If it was woken in the meantime, this returns immediately.
             Poll::Pending => thread::park(),
         }
     }

@@ -61,7 +61,7 @@ impl CallError {
         }
     }
 
-    /// What programs tell it by.
+    /// The code, for programs.
     pub fn code(&self) -> &str {
         &self.code
     }
@@ -273,6 +273,8 @@ impl Calls {
         let serving = self.0.get().ok_or_else(unknown)?;
         let known = serving.functions.0.get_key_value(name);
         let (name, function) = known.ok_or_else(unknown)?;
+        // The connection's own place first, so that one client that calls too much takes none of
+        // the others' places.
         let own = places.0.clone().try_acquire_owned();
         let own = own.map_err(|_| Unanswered::TooMany)?;
         let shared = serving.places.take(id).ok_or(Unanswered::Busy)?;
@@ -286,6 +288,7 @@ impl Calls {
 
         let function = function.clone();
         let task = serving.runtime.spawn(async move {
+            // Held by the function and not by its caller, who may be gone long before it ends.
             let _held = (own, shared);
             // Called in the task, so that a panic before its first await is caught as well.
             function(invocation).await
@@ -318,6 +321,7 @@ impl Running {
         };
         // It fails if the function has panicked, or if the server ends.
         let answer = ended.map_err(|_| Unanswered::Panicked)??;
+        // It goes into one client's outbox, which must not be full of one answer.
         if answer.get().len() > self.answer_bytes {
             return Err(Unanswered::TooLong(self.answer_bytes));
         }

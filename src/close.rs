@@ -1,7 +1,7 @@
 //! Close codes of the client protocol: the range says whether to come back.
 //!
 //! 4000–4099: not with the same credentials (4005: fetch a token, then come back). 4100–4199: with backoff.
-//! 4200–4299: at once, jittered. 1000–1015 are RFC 6455's own.
+//! 4200–4299: immediately, jittered. 1000–1015 are RFC 6455's own.
 
 /// Why a connection is closed, as its client sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,7 +39,7 @@ pub const KEY_UNKNOWN: &str = "unknown client key";
 pub const API_KEY_UNKNOWN: &str = "unknown API key";
 /// The reason for a client without a token, where one is required.
 pub const TOKEN_MISSING: &str = "a token is required, and there is none";
-/// How the reason begins for a page that may not connect, whoever it is.
+/// How the reason begins for a page that may not connect with any credentials.
 pub const ORIGIN_REFUSED: &str = "the Origin ";
 /// How the reason begins for a page that might connect with a token.
 pub const PAGE_WITHOUT_TOKEN: &str = "a page without a token ";

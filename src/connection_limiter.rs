@@ -1,4 +1,4 @@
-//! How many clients may come at once, and from where.
+//! How many clients may come in a second, and from where.
 
 use std::{
     net::{IpAddr, Ipv6Addr},
@@ -31,7 +31,7 @@ type Addresses = Arc<Mutex<AHashMap<IpAddr, usize>>>;
 #[derive(Debug)]
 pub(crate) struct ConnectionLimiter {
     rate: Rate,
-    /// Of those that are let in only to be told why they may not stay.
+    /// Of those that are let in only to learn why they may not stay.
     hopeless: Rate,
     /// Beyond `rate`, for those whose addresses have opened few: one address that opens as many as it can keeps no other out.
     reserve: Rate,
@@ -108,6 +108,8 @@ impl ConnectionLimiter {
         if prospects == Prospects::None {
             return self.hopeless.take(now);
         }
+        // It also counts while the rate has room, so that who has opened few is known once it has
+        // none.
         let place = self.hasher.hash_one(network(ip)) as usize % OPENINGS;
         let is_few = self.openings[place].take(now);
         self.rate.take(now) || (is_few && self.reserve.take(now))
@@ -118,6 +120,7 @@ impl ConnectionLimiter {
     /// # Errors
     /// [`TooMany`] where the address has as many as it may.
     pub(crate) fn enter(&self, ip: IpAddr) -> Result<IpPermit, TooMany> {
+        // No limit is set, so nothing need be counted.
         if self.per_address == 0 {
             return Ok(IpPermit(None));
         }
@@ -142,6 +145,7 @@ impl Drop for IpPermit {
         if let Some(count) = addresses.get_mut(key) {
             *count -= 1;
             if *count == 0 {
+                // Addresses come and go, and the map must not grow with all that ever came.
                 addresses.remove(key);
             }
         }

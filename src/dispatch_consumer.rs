@@ -1,8 +1,8 @@
 //! Messages of programs that act straight through Redis, by a plain `PUBLISH` of one JSON document.
 //!
 //! Every node gets each message, and delivers it to its own connections. What has to be done once is done by the node
-//! that leads the app: keeping an event, and so everything for a channel with history. The others hold it until that node says
-//! that it is done; whoever takes the lead next does what is left.
+//! that leads the app: storing an event, and so everything for a channel with history. The others hold the message
+//! until that node says that it is done. The node that leads next does what is left.
 
 mod pending;
 mod mesa;
@@ -82,6 +82,7 @@ pub(crate) async fn serve(node: Arc<Node>, mut messages: mpsc::Receiver<Program>
             sender
         });
 
+        // It does not wait: an app whose messages take long must not hold up those of the others.
         if worker.try_send(message).is_err() {
             node.metrics.bus_skipped.inc();
             if let Some(others) = node.lines().note(Line::ProgramsOverflow) {
@@ -116,6 +117,8 @@ impl Work {
                 Some(done) = self.under_way.join_next() => self.note_done(done),
                 _ = ticks.tick() => {}
             }
+            // After everything: this node may lead since then, or a message that is done has made
+            // room for the next.
             self.catch_up().await;
             self.settle_mesa().await;
         }
@@ -184,7 +187,7 @@ impl Work {
         }
     }
 
-    /// Tells the other nodes what is done, all that has ended by now together.
+    /// Notifies the other nodes of what is done, all that has ended by now together.
     fn note_done(&mut self, first: Result<Done, JoinError>) {
         let mut ended = vec![first];
         while let Some(done) = self.under_way.try_join_next() {
@@ -225,15 +228,15 @@ impl Work {
         }
     }
 
-    /// Counts a message that was good, and whose events are kept nowhere.
+    /// Counts a message that was good, and whose events are stored nowhere.
     fn lose(&mut self, why: &str) {
         self.node.app(self.app).metrics.dispatch_lost.inc();
         if let Some(others) = self.note("lost") {
-            tracing::warn!(app = %self.name(), why, others, "a message on the dispatch channel is not kept");
+            tracing::warn!(app = %self.name(), why, others, "a message on the dispatch channel is not stored");
         }
     }
 
-    /// Whether to say it, and how many others were not told: a program that is wrong is wrong often.
+    /// Whether to say it, and how many others were not logged: a program that is wrong is wrong often.
     fn note(&mut self, what: &'static str) -> Option<u64> {
         let complained = self.complained.entry(what).or_default();
         complained.note(Instant::now())
@@ -251,7 +254,7 @@ fn too_long(node: &Node, bytes: usize) -> Problem {
     Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail)
 }
 
-/// What a message says that is no call of its own, understood.
+/// What a message of a program says, as a call.
 async fn read<'m>(node: &Node, app: AppId, message: &'m [u8]) -> Result<Dispatch<'m>, Problem> {
     #[derive(Deserialize)]
     struct Called<'a> {
@@ -259,6 +262,7 @@ async fn read<'m>(node: &Node, app: AppId, message: &'m [u8]) -> Result<Dispatch
         call: Option<std::borrow::Cow<'a, str>>,
     }
 
+    // Parsing a long one takes long, so it waits until no other long step runs on this shard.
     if message.len() >= LONG_BODY {
         node.queue_long_step(app, LongStep::Body).await;
     }
@@ -300,10 +304,12 @@ async fn carry_out(node: &Arc<Node>, app: AppId, message: &[u8]) -> Result<bool,
     let (mut is_durable, mut slice) = (false, TimeSlice::begin());
     for publication in call.publications() {
         slice.rest().await;
+        // The leader does it, once for all nodes.
         if node.is_durable(app, &publication)? {
             is_durable = true;
             continue;
         }
+        // Every node gets the message, so none passes it on.
         let here = Publication {
             scope: ClusterScope::Node,
             receipt: ClusterScope::Node,

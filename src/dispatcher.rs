@@ -43,7 +43,7 @@ pub struct Dispatcher {
 /// Ends the bus with the last dispatcher.
 struct Way {
     bus: Arc<Bus>,
-    /// Nothing is subscribed, so nothing comes but what the bus tells of itself; dropped, it would end the bus.
+    /// Nothing is subscribed, so nothing comes except what the bus says of itself; dropped, it would end the bus.
     _inbox: Inbox,
 }
 
@@ -155,12 +155,12 @@ impl Dispatcher {
         Ok(Self { way: Arc::new(way) })
     }
 
-    /// Sends `event` to the users `recipients`, or to everyone for just `["*"]`, but not to the users `except`. Answers
-    /// how many nodes Redis gave it to; on Redis Cluster, those that listen where this dispatcher publishes: all but for
-    /// moments, while it changes.
+    /// Sends `event` to the users `recipients`, or to everyone for just `["*"]`, but not to the users `except`.
+    /// Returns how many nodes Redis gave it to. On Redis Cluster, that counts those that listen where this dispatcher
+    /// publishes: all, except for moments while it changes.
     ///
-    /// What one dispatcher sends one after another comes in that order, but what is kept takes a way of its own, and may
-    /// come behind what is not. Events of users are kept, for those who are away, where the app stores them.
+    /// What one dispatcher sends one after another comes in that order. What is stored takes a way of its own, and
+    /// may come after what is not. Events of users are stored, for those who are away, where the app says so.
     ///
     /// # Errors
     /// [`DispatchError`].
@@ -180,6 +180,7 @@ impl Dispatcher {
         }
 
         let data = to_raw_value(&data)?;
+        // Only checked: a node that refuses it has no way to say so to this program.
         Event::new(event, Data::Json(&data))?;
         self.act(&Message {
             recipients,

@@ -19,6 +19,8 @@ pub(crate) async fn drain(node: &Node) {
     let runtime_config = node.runtime_config_owned();
     let config = &runtime_config.config;
     let deadline = Instant::now() + config.drain_timeout;
+    // A balancer needs the delay to see it. Until then it sends clients here, which are served as
+    // ever.
     node.enter(Phase::Leaving);
     tracing::info!(delay = %short(config.drain_delay()), "draining: readiness now fails");
     tokio::time::sleep(config.drain_delay()).await;
@@ -63,10 +65,13 @@ async fn send_away(node: &Node, clients: &[(usize, SlotRef)], window: Duration) 
     let spread = reconnect_spread(node.config.limits.resume_window).as_millis() as u64;
     let mut slice = TimeSlice::begin();
 
+    // Each at a moment of its own, so that the nodes that take them over are not asked for all of
+    // them together.
     for (n, &(shard, at)) in clients.iter().enumerate() {
         while began.elapsed() < moment(n, clients.len(), window) {
             tokio::time::sleep(STEP).await;
         }
+        // And each comes back after a time of its own.
         let jitter = uuid::Uuid::new_v4().as_u128() as u64 % spread;
         let bye = native::bye(close.code, &close.reason, jitter);
         node.hub

@@ -28,7 +28,7 @@ pub enum EmitError {
     /// The data cannot be written as JSON.
     #[error("the data cannot be written as JSON: {0}")]
     Data(#[from] serde_json::Error),
-    /// The filter is wrong, the node is busy, or what is to be kept cannot be.
+    /// The filter is wrong, the node is busy, or what is to be stored cannot be.
     #[error(transparent)]
     Node(NodeError),
     /// The server has been shut down.
@@ -102,6 +102,7 @@ impl Server {
         data: impl Serialize,
         target: Target,
     ) -> Result<Receipt, EmitError> {
+        // Owned, since it runs on a thread of the server, and goes on there if the caller leaves.
         let (event, data) = (event.to_owned(), to_raw_value(&data)?);
         let (node, app) = (self.inner.node.clone(), self.app);
         self.run(async move {
@@ -166,7 +167,7 @@ impl Server {
         self.dispatch(&[user], &[], event, data).await
     }
 
-    /// Sends `event` to the members of `channel`, and keeps it where the channel has history; see [`Server::emit`].
+    /// Sends `event` to the members of `channel`, and stores it where the channel has history; see [`Server::emit`].
     ///
     /// # Errors
     /// [`EmitError`]; nothing was delivered then.
@@ -222,7 +223,7 @@ impl Server {
         .await
     }
 
-    /// Puts the connections that `target` means into `channel`. Each is told, before every event of the channel.
+    /// Puts the connections that `target` means into `channel`. Each is notified, before every event of the channel.
     ///
     /// # Errors
     /// [`EmitError`]; nobody was put into it then.
@@ -232,8 +233,8 @@ impl Server {
             .await
     }
 
-    /// Takes the connections that `target` means out of `channel`; answers how many were in it. Each is told, after
-    /// every event of the channel.
+    /// Takes the connections that `target` means out of `channel`, and returns how many were in it. Each is notified,
+    /// after every event of the channel.
     ///
     /// # Errors
     /// [`EmitError`]; nobody was taken out of it then.
@@ -284,7 +285,7 @@ impl Server {
             .await
     }
 
-    /// Runs a call on a thread of the server, so that it is carried out whoever drops what.
+    /// Runs a call on a thread of the server, so that it is carried out even if the caller drops its future.
     async fn run<T: Send + 'static>(
         &self,
         call: impl Future<Output = Result<T, EmitError>> + Send + 'static,

@@ -290,7 +290,7 @@ pub fn envelope(data: &[u8]) {
         Envelope::Request(request) => envelope::request(request),
         Envelope::Answer(answer) => envelope::answer(answer),
         Envelope::Notices(notices) => envelope::notices(notices, data[0]),
-        // The store writes what stands before its tail.
+        // The store writes what is before its tail.
         Envelope::Durable { header, draft, .. } => {
             let tail = envelope::Tails::new(header, draft).tail(None);
             [&data[..18], &tail[..]].concat().into()

@@ -161,7 +161,7 @@ fn retry(failures: u32) -> Duration {
         .min(JWKS_RETRY_MAX)
 }
 
-/// Up to a tenth less than `wait`, so that nodes do not all ask at once.
+/// Up to a tenth less than `wait`, so that nodes do not all ask at the same time.
 fn spread(wait: Duration) -> Duration {
     let part = uuid::Uuid::new_v4().as_u128() as u32;
     wait.mul_f64(1.0 - 0.1 * f64::from(part) / f64::from(u32::MAX))
@@ -194,7 +194,7 @@ async fn fetch(url: &JwksUrl) -> Result<KeySet, FetchError> {
         Ok(KeySet::parse(&body.to_bytes())?)
     };
 
-    // The connection ends with the answer, or with the patience of whoever waits for it.
+    // The connection ends with the answer, or when the caller has waited as long as it would.
     let mut answer = std::pin::pin!(answer);
     tokio::select! {
         answer = &mut answer => answer,

@@ -55,7 +55,7 @@ compile_error!(
     "Fanfare is for Linux: it accepts by accept4, and writes to many by memfd and sendfile"
 );
 
-// The list is the layer diagram, bottom up: a module may use what stands above it here, and nothing below.
+// The list is the layer diagram, bottom up: a module may use what is above it here, and nothing below.
 pub mod close;
 pub mod id;
 pub mod limits;

@@ -51,7 +51,7 @@ impl Limited {
         Self(Mutex::new(State::NEW))
     }
 
-    /// Counts one. If a line about it is due, returns how many others no line has told of.
+    /// Counts one. If a line about it is due, returns how many others were not logged.
     pub(crate) fn note(&self, now: Instant) -> Option<u64> {
         let mut state = self.0.lock();
         if state.is_recent(now) {
@@ -67,7 +67,7 @@ impl Limited {
         self.0.lock().untold += count;
     }
 
-    /// How many no line has told of, if there are some and a line may be written again.
+    /// How many were not logged, if there are some and a line may be written again.
     pub(crate) fn due(&self, now: Instant) -> Option<u64> {
         let mut state = self.0.lock();
         if state.untold == 0 || state.is_recent(now) {
@@ -169,7 +169,7 @@ impl Line {
 pub(crate) struct Lines([Limited; Line::ALL.len()]);
 
 impl Lines {
-    /// Counts one of `line`. If it is to be written, returns how many others no line has told of.
+    /// Counts one of `line`. If it is to be written, returns how many others were not logged.
     pub(crate) fn note(&self, line: Line) -> Option<u64> {
         self.0[line as usize].note(Instant::now())
     }

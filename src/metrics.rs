@@ -55,8 +55,8 @@ struct CloseLabels {
     code: &'static str,
 }
 
-/// Close codes that are told apart. A client, and who closes one by the API, may take any other, and each would be a series
-/// for ever.
+/// Close codes that have a series of their own. A client, and a caller who closes one by the API, may take any other, and
+/// each would be a series forever.
 const CLOSE_CODES: [(u16, &str); 21] = [
     (1000, "1000"),
     (1001, "1001"),
@@ -380,28 +380,28 @@ metrics! {
         memberships: Gauge = "memberships", "Members of all channels";
         /// Whether this node leads the app.
         leader: Gauge = "leader", "1 if this node stores what programs publish for the app, else 0";
-        /// Frames built to tell members of each other.
+        /// Frames built to notify members of each other.
         notices: Counter = "member_notices", "Frames built to tell members of each other";
         /// Kept events placed again for who missed them.
         replayed: Counter = "replayed", "Kept events placed again for who missed them";
         /// Messages of programs on the dispatch channel that could not be taken.
         dispatch_malformed: Counter = "dispatch_malformed", "Messages on the dispatch channel that could not be taken";
-        /// Messages of programs that were to be kept, and are not.
-        dispatch_lost: Counter = "dispatch_lost", "Messages on the dispatch channel that were to be kept, and are not";
+        /// Messages of programs that were to be stored, and are not.
+        dispatch_lost: Counter = "dispatch_lost", "Messages on the dispatch channel that were to be stored, and are not";
         /// Connections that took a lost one's place.
         resumed: Counter = "resumed", "Connections that took a lost one's place";
         /// Calls of clients that a function of the embedding program took.
         calls: Counter = "calls", "Calls of clients that a function of the embedding program took";
         /// Bytes that the app keeps, where it may keep only so many.
         stored_bytes: Gauge = "stored_bytes", "Bytes of histories and stored events of an app that may keep only so many";
-        /// Events that were not kept since it keeps as many bytes as it may.
+        /// Events that were not stored since it stores as many bytes as it may.
         storage_refused: Counter = "storage_refused", "Events that were not stored, as the app stores as many bytes as it may";
     }
     node {
         /// 1 while readiness succeeds, over all nodes; as of the last look.
         ready: Gauge = "ready", "1 while readiness succeeds, over all nodes";
         /// 1 from SIGTERM on; as of the last look.
-        draining: Gauge = "draining", "1 once the node has been told to stop";
+        draining: Gauge = "draining", "1 once the node has been asked to stop";
         /// The most connections that the node takes.
         connections_limit: Gauge = "connections_limit", "The most connections that the node takes";
         /// Configurations that a reload refused.
@@ -413,7 +413,7 @@ metrics! {
         /// Sockets of HTTP that were closed to make room for others.
         http_sockets_ended: Counter = "http_sockets_ended", "Sockets of HTTP closed while they waited for a request, to make room for others";
         /// Answers for `Idempotency-Key`s that were given up before their time, to make room for those of other apps.
-        idempotency_evicted: Counter = "idempotency_evicted", "Answers for Idempotency-Keys given up before their time, by apps that kept more than their share";
+        idempotency_evicted: Counter = "idempotency_evicted", "Answers for Idempotency-Keys given up before their time, by apps that stored more than their share";
         /// Large publications that waited because most connections refused.
         backpressure_waits: Counter = "backpressure_waits", "Large publications that waited because most connections refused";
         /// Large publications between admission and their last offer.
@@ -438,14 +438,14 @@ metrics! {
         bus_recovered: Counter = "bus_recovered", "Kept events fetched since the bus did not bring them";
         /// Compiled filters in the caches.
         cached_filters: Gauge = "cached_filters", "Compiled filters in the caches";
-        /// Events kept for channels and users.
-        history_events: Gauge = "history_events", "Events kept for channels and users";
+        /// Events stored for channels and users.
+        history_events: Gauge = "history_events", "Events stored for channels and users";
         /// Memory they take, as their bound counts it.
-        history_bytes: Gauge = "history_bytes", "Memory that kept events take";
+        history_bytes: Gauge = "history_bytes", "Memory that stored events take";
         /// Kept events that this version could not read.
         history_unreadable: Counter = "history_unreadable", "Kept events skipped because this version cannot read them";
         /// Log lines that the reader of the log did not take in time.
-        log_lines_dropped: Counter = "log_lines_dropped", "Log lines dropped because whoever reads the log was too slow";
+        log_lines_dropped: Counter = "log_lines_dropped", "Log lines dropped because the reader of the log was too slow";
     }
     seconds {
         /// Time to compile a filter that the cache did not have.
@@ -495,7 +495,7 @@ impl AppMetrics {
             .inc();
     }
 
-    /// Connections that ended with `code` so far, or with any that is not told apart if it is not.
+    /// Connections that ended with `code` so far, or with any that has no series of its own if it has none.
     pub fn closes(&self, code: u16) -> u64 {
         self.closes
             .get_or_create(&CloseLabels {

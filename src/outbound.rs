@@ -39,6 +39,7 @@ async fn open(host: &str, port: u16, secure: bool) -> io::Result<Box<dyn Stream>
         .map_err(|error| unknown_host(host, &error))?
         .collect();
     let socket = TcpStream::connect(&addresses[..]).await?;
+    // Requests are short, and must not wait for the answer to the last packet.
     socket.set_nodelay(true)?;
     if !secure {
         return Ok(Box::new(socket));

@@ -198,6 +198,8 @@ impl Rates {
                 own.level -= f64::from(cost);
                 if limits.connections_per_address > 0 {
                     let rate = Rate::of_address(limits);
+                    // The address pays as well, so that many connections from there cannot each go
+                    // into debt.
                     self.addresses.with(&network(ip), rate, now, |bucket| {
                         bucket.fill(rate, now);
                         bucket.level -= f64::from(cost);
@@ -218,7 +220,7 @@ impl Rates {
     }
 }
 
-/// Buckets by their keys. One that is not here is full, so full ones need not be kept.
+/// Buckets by their keys. One that is not here is full, so full ones need not be stored.
 #[derive(Debug)]
 struct Buckets<K> {
     stripes: [Mutex<Stripe<K>>; STRIPES],
@@ -274,10 +276,10 @@ impl<K: Hash + Eq + Clone> Buckets<K> {
 }
 
 impl<K: Hash + Eq> Stripe<K> {
-    /// Forgets the buckets that are full again. Where most are not, those that lack least are forgotten too: what is kept
-    /// stays bounded, and whoever sent most is remembered longest.
+    /// Forgets the buckets that are full again. Where most are not, those that lack least are forgotten too: what
+    /// remains is bounded, and those who sent most are remembered longest.
     ///
-    /// Costs a few nanoseconds a bucket, and comes after as many new ones as are kept at least.
+    /// Costs a few nanoseconds a bucket, and comes after at least as many new ones as remained.
     fn sweep(&mut self, rate: Rate, now: Moment) {
         const MOST: usize = RATED_CLIENTS / STRIPES;
         let mut enough = rate.burst;
@@ -287,6 +289,8 @@ impl<K: Hash + Eq> Stripe<K> {
             if self.buckets.len() <= MOST / 2 {
                 break;
             }
+            // The next bound is lower: half of it while it is above one message, and below that
+            // twice as deep in debt.
             enough = if enough >= 1.0 {
                 enough / 2.0
             } else {

@@ -21,8 +21,9 @@ use crate::{
 /// Counts every refusal, and logs them sparingly: the first of its kind immediately, and a few more if they say something
 /// else. Then once a minute how many others there were.
 ///
-/// A page cannot see why its WebSocket or its request was refused, so the log has to say it. Whoever tries again and
-/// again must not fill the log. A kind is a reason and an app: how many there are does not depend on clients.
+/// A page cannot see why its WebSocket or its request was refused, so the log has to say it. A client that tries
+/// again and again must not fill the log. A kind is a reason and an app: how many there are does not depend on
+/// clients.
 #[derive(Debug)]
 pub(crate) struct Refusals {
     metrics: Arc<Metrics>,
@@ -30,7 +31,7 @@ pub(crate) struct Refusals {
     apps: Vec<Arc<str>>,
     /// By app, then by reason. The last row is for what names no app.
     kinds: Vec<[Kind; Refusal::ALL.len()]>,
-    /// Whether the server has no API keys, so that whoever reads the log is trying things out.
+    /// Whether the server has no API keys, so that the reader of the log is trying things out.
     is_development: AtomicBool,
 }
 
@@ -72,7 +73,7 @@ impl State {
 }
 
 impl Kind {
-    /// Counts one that says `text`. If a line about it is due, returns how many others no line has told of.
+    /// Counts one that says `text`. If a line about it is due, returns how many others were not logged.
     fn note(&self, text: u64, is_development: bool, now: Instant) -> Option<u64> {
         let mut state = self.0.lock();
         if !state.is_recent(now) {
@@ -91,7 +92,7 @@ impl Kind {
         Some(std::mem::take(&mut state.untold))
     }
 
-    /// How many no line has told of, if there are some and the minute is over.
+    /// How many were not logged, if there are some and the minute is over.
     fn due(&self, now: Instant) -> Option<u64> {
         let mut state = self.0.lock();
         if state.untold == 0 || state.is_recent(now) {
@@ -113,7 +114,7 @@ impl fmt::Write for TextHash {
     }
 }
 
-/// Refusals of one kind that no line has told of yet.
+/// Refusals of one kind that were not logged yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct UnloggedRefusals {
     why: Refusal,
@@ -178,7 +179,7 @@ impl Refusals {
         self.kinds[self.row(app)][why as usize].note(text, is_development, now)
     }
 
-    /// The kinds that have more to tell and may do so at `now`.
+    /// The kinds of which a line is due at `now`.
     fn due(&self, now: Instant) -> Vec<UnloggedRefusals> {
         let mut due = Vec::new();
         for (row, kinds) in self.kinds.iter().enumerate() {

@@ -48,11 +48,15 @@ impl Server {
         if config.limits.connections == 0 {
             config.limits.connections = connections_by_descriptors();
         }
+        // One after another: each is merged with what runs, and would undo what another one has
+        // just changed.
         let _one = self.inner.reloading.lock();
         let node = &self.inner.node;
         let (merged, report) = config::merge(&node.runtime_config().config, config);
+        // Both may be good by themselves, and not together.
         merged.check().map_err(|error| until_restart(&error))?;
         node.reload(merged).map_err(ReloadError::Setup)?;
+        // Last, since it looks at what the node now uses.
         self.inner.key_fetchers.update(node, &self.inner.handle);
         Ok(report)
     }

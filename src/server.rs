@@ -120,15 +120,15 @@ pub enum StartError {
 ///
 /// # How it ends
 ///
-/// [`Server::shutdown`] drains: clients are told to come back, and are sent away one after another.
+/// [`Server::shutdown`] drains: clients are asked to come back, and are disconnected one after another.
 ///
-/// When the last handle is dropped, the server ends immediately. Nothing waits for that: `drop` returns at once, from
+/// When the last handle is dropped, the server ends immediately. Nothing waits for that: `drop` returns immediately, from
 /// inside a runtime too. The port is free by then, and the threads end within moments. Requests that are being answered
 /// are cut off. Clients see their socket end without a close frame (1006), as after a crash, and come back by
 /// themselves. Publications that were accepted and not yet written are lost. With Redis, the other nodes notice within
 /// `limits.node_lease` that this one is gone.
 ///
-/// If one of the server's own tasks fails, it ends in the same way, since it could not serve as it should any more.
+/// If one of the server's own tasks fails, it ends in the same way, since it could no longer serve as it should.
 /// [`Server::wait`] returns then, and says which one it was.
 #[derive(Clone, Debug)]
 pub struct Server {
@@ -222,7 +222,7 @@ impl Server {
         let started = parts.start(shards, listener, admin, inbox);
 
         let (threads, handle) = started.inspect_err(|_| {
-            // Those threads that did start hold the port. That they end is no failure.
+            // Those threads that did start hold the port. Their end is not a failure.
             parts.node.supervisor.end();
             parts.stop.send_replace(Stop::Now);
         })?;
@@ -296,7 +296,7 @@ struct ThreadParts {
 }
 
 impl ThreadParts {
-    /// Starts the threads; answers them, and a handle to the runtime of a shard.
+    /// Starts the threads; returns them, and a handle to the runtime of a shard.
     fn start(
         &self,
         shards: usize,
@@ -333,7 +333,7 @@ impl ThreadParts {
         drop(ready);
         let handle = handles
             .recv()
-            .map_err(|_| StartError::Thread(io::Error::other("a shard ended at once")))?;
+            .map_err(|_| StartError::Thread(io::Error::other("a shard ended immediately")))?;
         Ok((threads, handle))
     }
 
@@ -442,7 +442,7 @@ impl ThreadParts {
         });
     }
 
-    /// Serves what is accepted, until nothing is any more and the last request is answered; or until all is to end now.
+    /// Serves what is accepted, until no more is accepted and the last request is answered, or until all is to end now.
     async fn serve_all(
         &self,
         edge: &Rc<Edge>,
@@ -464,7 +464,8 @@ impl ThreadParts {
             }
         }
 
-        // Without a word to stop, whoever accepts has failed. The supervisor ends the server for that, and not for this thread.
+        // Without a word to stop, the task that accepts has failed. The supervisor ends the server for that, and not
+        // for this thread.
         let _ = stop.wait_for(|stop| *stop != Stop::No).await;
         tokio::select! {
             _ = stop.wait_for(|stop| *stop == Stop::Now) => {}
@@ -489,7 +490,7 @@ impl ThreadParts {
         loop {
             let accepted = tokio::select! {
                 biased;
-                // First: a socket that was shut accepts no more, which is no error then.
+                // First: a socket that was shut accepts no more, which is not an error then.
                 _ = stop.wait_for(|stop| *stop != Stop::No) => break,
                 accepted = listener.async_io(Interest::READABLE, |socket| accept_one(socket)) => accepted,
             };
@@ -589,7 +590,7 @@ impl ThreadParts {
 
         let connection = http1::Builder::new()
             .max_buf_size(REQUEST_HEAD_BYTES)
-            // Else a caller that hangs up behind its body takes a request back that no handler has seen yet.
+            // Else a caller that hangs up after its body takes a request back that no handler has seen yet.
             .half_close(true)
             .writev(false)
             .serve_connection(socket, service)

@@ -1,7 +1,7 @@
 //! The tasks and threads that a server cannot do without. One that ends or panics ends the server.
 //!
 //! tokio catches a panic and lets the other tasks go on. A server whose writer is gone would then accept clients and
-//! events for ever, and deliver nothing. So each of these tasks is run by [`Supervisor::run`], which notices its end.
+//! events forever, and deliver nothing. So each of these tasks is run by [`Supervisor::run`], which notices its end.
 
 use std::{
     any::Any,
@@ -75,8 +75,8 @@ impl fmt::Debug for Supervisor {
 }
 
 impl Supervisor {
-    /// Runs `future` as the task called `task`, whose end before [`Supervisor::end`] is a failure. A task that is dropped
-    /// before its end, with its runtime, is none.
+    /// Runs `future` as the task called `task`, whose end before [`Supervisor::end`] is a failure. A task that is
+    /// dropped before its end, with its runtime, is not a failure.
     pub(crate) fn run<F: Future<Output = ()> + 'static>(
         &self,
         task: &str,

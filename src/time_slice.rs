@@ -1,4 +1,4 @@
-//! How long a task may work before the other tasks of its thread get their turn.
+//! How long a task may work before the other tasks of its thread may run.
 
 use std::time::{Duration, Instant};
 
@@ -6,7 +6,7 @@ use crate::limits::SLICE;
 
 /// A stretch of a thread's time.
 ///
-/// A shard is one thread: whatever works there keeps every client of the shard waiting. So a loop whose length depends on
+/// A shard is one thread: any work there keeps every client of the shard waiting. So a loop whose length depends on
 /// clients or callers takes a slice, and rests between its steps.
 #[derive(Debug)]
 pub(crate) struct TimeSlice {

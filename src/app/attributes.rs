@@ -1,4 +1,5 @@
-//! What clients and their tokens bring along, bounded by what it takes while they are connected.
+//! The profiles of clients and the claims of their tokens, bounded by what they take while the clients are
+//! connected.
 
 use super::App;
 use crate::{
@@ -6,7 +7,7 @@ use crate::{
     limits::{INDEX_ENTRIES, Limits, json_memory},
 };
 
-/// Why a profile, or a token's claims, cannot be kept.
+/// Why a profile, or a token's claims, cannot be taken.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Unfit {
     /// More bytes of JSON than there may be.
@@ -58,11 +59,13 @@ impl App {
     }
 
     fn fitting(&self, of_profile: bool, json: &str, most: usize) -> Result<Value, Unfit> {
+        // Before it is copied and parsed: a client chooses the length.
         if json.len() > most {
             let bytes = json.len();
             return Err(Unfit::Long { bytes, most });
         }
 
+        // The parser writes into the text that it reads, and this one is only borrowed.
         let mut text = json.as_bytes().to_vec();
         let value = Value::from_json_within(json_memory(most), &mut text, &self.layouts)?;
         match self.schema.over(INDEX_ENTRIES, of_profile, &value) {

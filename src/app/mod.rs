@@ -225,7 +225,7 @@ impl App {
         }
     }
 
-    /// What is kept for each user, if anything.
+    /// What is stored for each user, if anything.
     pub(crate) fn user_events(&self) -> Option<Retention> {
         self.user_events
     }
@@ -247,6 +247,7 @@ fn compile(
 
 /// Everything in `config` for which no server would start with it, although it is well-formed.
 pub(crate) fn problems(config: &Config) -> Vec<SetupError> {
+    // Nothing reads them: an app cannot be made without.
     let metrics = Metrics::new();
     let mut errors = Vec::new();
     let filter_bytes = filter_share(config);

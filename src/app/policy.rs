@@ -114,7 +114,7 @@ impl ClientPolicy {
     }
 }
 
-/// What is no origin is refused with the configuration, and lets in nobody.
+/// The configuration refuses what is not an origin. Here it lets in nobody.
 fn patterns(origins: &[String]) -> Vec<OriginPattern> {
     origins
         .iter()
@@ -140,6 +140,7 @@ impl ClientKeys {
         apps: &BTreeMap<String, AppConfig>,
         place: impl Fn(AppId, &str) -> usize,
     ) -> Self {
+        // Keys differ between all apps, which the configuration checks.
         let mut keys = AHashMap::new();
         for (at, app) in apps.values().enumerate() {
             let id = AppId(at as u16);

@@ -19,7 +19,7 @@ pub(crate) struct ChannelRules {
 /// What holds for one channel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Rule {
-    /// What is kept of it, if anything.
+    /// What is stored of it, if anything.
     pub(crate) retention: Option<Retention>,
     pub(crate) presence: Presence,
     /// How long a member that closed its connection itself is still counted.
@@ -37,7 +37,9 @@ impl ChannelRules {
         }
     }
 
-    /// The first rule whose pattern matches `channel`, or that nothing is kept and who asks is told.
+    /// The first rule whose pattern matches `channel`. Without one, nothing is stored, and members who ask are
+    /// notified.
+    // A list in order, and no map: rules are few, and the first of several that match has to win.
     pub(super) fn of(&self, channel: &str) -> &Rule {
         let first = self
             .rules
@@ -62,7 +64,7 @@ impl From<&ChannelRule> for Rule {
     }
 }
 
-/// How much of a user's events is kept.
+/// How much of a user's events is stored.
 pub(super) fn retention_of(events: &UserEvents) -> Retention {
     Retention {
         events: events.size,

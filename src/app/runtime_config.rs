@@ -1,4 +1,4 @@
-//! What a reload may change, as one whole: whoever takes it sees one configuration, and not half of another.
+//! What a reload may change, as one whole: code that takes it sees one configuration, and not half of another.
 
 use std::sync::Arc;
 
@@ -26,7 +26,7 @@ pub(crate) struct Access {
     /// The app's own, then those of client keys. A key's policy keeps its place over reloads, since connections name it
     /// by that.
     policies: Vec<ClientPolicy>,
-    /// The client keys behind the policies after the first.
+    /// The client keys of the policies after the first.
     client_keys: Vec<Box<str>>,
 }
 
@@ -49,6 +49,7 @@ impl RuntimeConfig {
             }
         }
 
+        // All or nothing: a reload must not change some apps and leave others.
         if !errors.is_empty() {
             return Err(errors);
         }
@@ -81,6 +82,7 @@ impl RuntimeConfig {
 pub(super) fn problems(name: &str, app: &AppConfig, limits: &Limits) -> Vec<SetupError> {
     let named = || name.to_owned();
     let mut errors = Vec::new();
+    // One at a time, since making all of them stops at the first that is wrong.
     for key in &app.tokens {
         let alone = AppConfig {
             tokens: vec![key.clone()],
@@ -126,6 +128,8 @@ impl Access {
         let tokens = if config.has_ephemeral_secret(settings) {
             Tokens::ephemeral(settings, app.ephemeral.clone(), limits)
         } else {
+            // The same address keeps the keys that were fetched: a reload must not refuse good
+            // tokens until the next fetch.
             let known = before.and_then(|before| before.tokens.source());
             let source = settings.jwks_url.as_ref().map(|url| match known {
                 Some(known) if known.url() == url => known.clone(),
@@ -139,6 +143,7 @@ impl Access {
             error,
         })?;
 
+        // They are only added to, since connections name a policy by its place.
         let mut client_keys = before
             .map(|before| before.client_keys.clone())
             .unwrap_or_default();
@@ -151,7 +156,7 @@ impl Access {
         let own = ClientPolicy::own(&app.name, settings, config)?;
         let mut policies = vec![own.clone()];
         for known in &client_keys {
-            // Who came with a key that is gone stays, and is from then on like one who came without.
+            // A client that came with a key that is gone stays, and is from then on like one that came without.
             let policy = match settings.client_keys.iter().find(|key| *key.key == **known) {
                 Some(key) => ClientPolicy::of_key(&app.name, settings, key, &own, config)?,
                 None => own.clone(),

@@ -55,14 +55,15 @@ impl ApiKeys {
 
     /// The key that `presented` is, if it is one.
     ///
-    /// Compares its hash with every key's, each in constant time, so that the time taken tells neither how
-    /// much of a guess was right nor which key it was. Costs one SHA-256 and a few ns per key.
+    /// Compares its hash with every key's, each in constant time, so that the time taken reveals neither how much of
+    /// a guess was right nor which key it was. Costs one SHA-256 and a few ns per key.
     pub fn authenticate(&self, presented: &str) -> Option<&ApiKey> {
         self.find(KeyHash::of(presented))
     }
 
     /// The key with this hash, if it is still one: found as [`ApiKeys::authenticate`] does.
     pub fn find(&self, hash: KeyHash) -> Option<&ApiKey> {
+        // Goes on after the key is found: the time must not show which one it was.
         self.keys.iter().fold(
             None,
             |found, key| if key.hash == hash { Some(key) } else { found },

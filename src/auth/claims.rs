@@ -14,8 +14,8 @@ pub(super) struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
 impl<'a> Members<'a> {
     /// Reads an object.
     ///
-    /// A name that comes twice is an error (RFC 7519, section 4, leaves that choice): whoever signed
-    /// and whoever reads could take different ones.
+    /// A name that comes twice is an error (RFC 7519, section 4, leaves that choice): the signer and the reader could
+    /// take different ones.
     pub(super) fn parse(json: &'a str) -> Result<Self, serde_json::Error> {
         serde_json::from_str(json)
     }

@@ -18,7 +18,7 @@ pub enum TokenKeyError {
     )]
     Short(usize),
     /// Not the public key that the algorithm needs.
-    #[error("the public key{kid} is no PEM of {needs}, which {alg} needs", kid = named(kid.as_deref()))]
+    #[error("the public key{kid} is not a PEM of {needs}, which {alg} needs", kid = named(kid.as_deref()))]
     PublicKey {
         /// The key's id, if it has one.
         kid: Option<String>,

@@ -20,7 +20,7 @@ pub struct KeySet {
     skipped: Vec<String>,
 }
 
-/// What was fetched is no set of keys.
+/// What was fetched is not a set of keys.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeySetError {
     /// Not a JSON object with a list of keys.
@@ -54,11 +54,12 @@ struct Jwk {
 }
 
 impl KeySet {
-    /// Reads a set. A key decides by its own type which algorithm it is for: RSA for RS256, P-256 for ES256, Ed25519 for
-    /// `EdDSA`. Whatever else is in the set is skipped, shared secrets above all: who can read a public set knows them.
+    /// Reads a set. A key decides by its own type which algorithm it is for: RSA for RS256, P-256 for ES256, Ed25519
+    /// for `EdDSA`. Whatever else is in the set is skipped, shared secrets above all: anyone who can read a public
+    /// set knows them.
     ///
     /// # Errors
-    /// When it is no set at all, or too large a one.
+    /// When it is not a set, or too large a one.
     pub fn parse(text: &[u8]) -> Result<Self, KeySetError> {
         let set: Set<'_> =
             serde_json::from_slice(text).map_err(|error| KeySetError::Form(error.to_string()))?;
@@ -73,7 +74,7 @@ impl KeySet {
                     Ok(key) => keys.push(key),
                     Err(why) => skipped.push(format!("{}: {why}", name(n, jwk.kid.as_deref()))),
                 },
-                Err(_) => skipped.push(format!("{}: is no key", name(n, None))),
+                Err(_) => skipped.push(format!("{}: is not a key", name(n, None))),
             }
         }
 

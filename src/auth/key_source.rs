@@ -1,4 +1,4 @@
-//! Keys that are fetched: which there are now, and when they are wanted anew. Fetching them is another's work.
+//! Keys that are fetched: which there are now, and when they are wanted again. Fetching them is another's work.
 
 use std::{sync::Arc, time::Instant};
 
@@ -8,7 +8,7 @@ use tokio::sync::{Notify, watch};
 use super::{TokenError, key::TokenKey, key_set::KeySet};
 use crate::{config::JwksUrl, limits::JWKS_ASKED_SPACING};
 
-/// The keys behind one address.
+/// The keys at one address.
 #[derive(Debug)]
 pub struct KeySource {
     url: JwksUrl,
@@ -28,7 +28,7 @@ struct State {
 }
 
 impl KeySource {
-    /// The keys behind `url`, of which none is known yet: whoever asks before the first fetch waits for it.
+    /// The keys at `url`, of which none is known yet: a token that asks before the first fetch waits for it.
     pub fn new(url: JwksUrl) -> Self {
         Self {
             url,
@@ -68,6 +68,7 @@ impl KeySource {
             let due = state
                 .asked
                 .is_none_or(|asked| now.duration_since(asked) >= JWKS_ASKED_SPACING);
+            // A fetch under way is for all who ask, whatever its spacing.
             allowed = state.fetching || due;
             if state.fetching || !due {
                 return false;
@@ -97,6 +98,7 @@ impl KeySource {
     /// Notes that the fetch ended: with keys that replace the others, or without, and the last good ones stay.
     pub(crate) fn end(&self, set: Option<KeySet>) {
         let good = set.is_some();
+        // The keys first: tokens that wait for the end of the fetch are verified then.
         if let Some(set) = set {
             self.keys.store(Arc::new(set.keys));
         }

@@ -1,4 +1,4 @@
-//! Who may do what: API keys of functions, tokens of clients, and the rights that a token carries.
+//! Permissions: API keys of functions, tokens of clients, and the rights that a token carries.
 //!
 //! Nothing here does I/O or asks for the time; [`unix_now`] is what callers pass in.
 

@@ -49,7 +49,7 @@ impl PublicKey {
         let (n, e) = (without_zeros(n), without_zeros(e));
         let bits = n.len() * 8 - n.first()?.leading_zeros() as usize;
 
-        // An even modulus or exponent, or an exponent of 1, is no RSA key at all.
+        // An even modulus or exponent, or an exponent of 1, does not make an RSA key.
         let odd = |number: &[u8]| number.last().is_some_and(|byte| byte % 2 == 1);
         if !RSA_BITS.contains(&bits) || e.len() > EXPONENT_BYTES || !odd(n) || !odd(e) || e == [1] {
             return None;
@@ -71,7 +71,7 @@ impl PublicKey {
     fn p256_point(point: &[u8]) -> Option<Self> {
         let point: [u8; 65] = point.try_into().ok()?;
 
-        // A signature is the only other thing that would tell whether the point is on the curve, and nobody has one now.
+        // Only a signature could show otherwise whether the point is on the curve, and nobody has one now.
         let random = SystemRandom::new();
         let own = agreement::EphemeralPrivateKey::generate(&agreement::ECDH_P256, &random).ok()?;
         let peer = agreement::UnparsedPublicKey::new(&agreement::ECDH_P256, point);

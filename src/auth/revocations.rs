@@ -1,6 +1,7 @@
 //! Which users' tokens are no longer good, and until when that has to be remembered.
 //!
-//! A token is stateless, so what makes it bad before its `exp` has to be kept as long as such a token could be presented.
+//! A token is stateless, so what makes it bad before its `exp` has to be remembered as long as such a token could be
+//! presented.
 //! All times are whole seconds since 1970.
 
 use std::{
@@ -18,7 +19,8 @@ use crate::{
     limits::{REVOCATIONS_AT_ONCE, TOKEN_LEEWAY},
 };
 
-/// The last time that a revocation is kept until: 35,000 years, in seconds that Redis' scripts count exactly.
+/// The last time until which a revocation is stored: 35,000 years, in seconds that Redis' scripts count
+/// exactly.
 const LAST: u64 = 1 << 40;
 
 /// What is said of one user's tokens.
@@ -97,8 +99,8 @@ impl Revocations {
     ///
     /// Costs one atomic load while nothing is revoked, else a look-up. May be called under a shard's lock.
     pub(crate) fn refuses(&self, app: AppId, user: &str, issued_at: Option<u64>, now: u64) -> bool {
-        // A revocation is noted before connections are looked at under their shards' locks. Whoever holds such a lock
-        // after that sees it by the lock itself, so the load needs no order of its own.
+        // A revocation is noted before connections are looked at under their shards' locks. A caller that holds such a
+        // lock after that sees it through the lock itself, so the load needs no order of its own.
         if self.count.load(Relaxed) == 0 {
             return false;
         }
@@ -138,6 +140,8 @@ impl Revocations {
 
     /// Notes revocations, those of another node too, whether there is room or not: none that was accepted may be lost.
     pub(crate) fn note(&self, app: AppId, revoked: &[Revoked]) {
+        // Many users may be revoked together. Between two chunks, connections get to look up
+        // theirs.
         for some in revoked.chunks(REVOCATIONS_AT_ONCE) {
             let mut app = self.app(app).write();
             for (user, revocation) in some {
@@ -184,7 +188,7 @@ impl Revocations {
     }
 
     /// Up to [`REVOCATIONS_AT_ONCE`] revocations of `app` that end after `from`, in the order of their ends, and where the next
-    /// ones begin. One that is made for longer meanwhile may come twice, and none is left out.
+    /// ones begin. One that is prolonged in the meantime may come twice, and none is left out.
     pub(crate) fn page(&self, app: AppId, from: Option<&End>) -> (Vec<Revoked>, Option<End>) {
         let app = self.app(app).read();
         let from = from.map_or(Bound::Unbounded, Bound::Excluded);

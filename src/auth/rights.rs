@@ -13,7 +13,7 @@ const FLAGS: [&str; 3] = ["broadcast", "publish", "update"];
 /// How much of a name that is not a right a message repeats.
 const SHOWN_CHARS: usize = 64;
 
-/// What a client is told that lacks `right`: for a channel or a call, or, with an empty `name`, at all.
+/// The message for a client that lacks `right`: for a channel or a call, or, with an empty `name`, at all.
 pub(crate) fn lacking(right: &str, name: &str) -> String {
     let of = match (name, right) {
         ("", _) => String::new(),
@@ -42,7 +42,7 @@ pub struct Rights {
     update: bool,
 }
 
-/// A `can` that is none; the text says what is wrong with it and where.
+/// A `can` that is not one; the text says what is wrong with it and where.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct RightsError(String);
@@ -149,6 +149,7 @@ fn read(name: &str, can: &str) -> Result<Rights, RightsError> {
     }
 
     serde_json::from_str(can).map_err(|error| {
+        // Read again for a message that names the field.
         let fault = Members::parse(can).ok().and_then(|rights| {
             rights
                 .iter()
@@ -230,6 +231,7 @@ pub fn matches(pattern: &str, name: &str) -> bool {
     };
 
     let (middle, suffix) = rest.rsplit_once('*').unwrap_or(("", rest));
+    // The end is looked for in what the beginning leaves: `ab*ba` does not match `aba`.
     let Some(name) = name
         .strip_prefix(prefix)
         .and_then(|name| name.strip_suffix(suffix))

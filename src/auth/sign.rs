@@ -30,7 +30,7 @@ pub struct TokenSigner {
 /// A token and when it ends.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Signed {
-    /// The token. Whoever holds it is the user.
+    /// The token. Anyone who holds it is the user.
     pub token: String,
     /// Its `exp`, in seconds since 1970.
     pub expires_at: u64,
@@ -54,13 +54,13 @@ pub enum SignError {
     /// The user's name is empty or too long.
     #[error("\"user\" must be a string of 1 to 256 bytes")]
     User,
-    /// `claims` is no object, or has a name twice.
+    /// `claims` is not an object, or has a name twice.
     #[error("\"claims\" must be an object that has no name twice")]
     Claims,
     /// A claim that only the signer may set; says which.
     #[error("\"claims\" must not hold \"{0}\": {place}", place = belongs(.0))]
     Reserved(&'static str),
-    /// `can` is no object of rights.
+    /// `can` is not an object of rights.
     #[error(transparent)]
     Rights(#[from] RightsError),
     /// The token would be refused when presented.
@@ -156,7 +156,7 @@ impl TokenSigner {
 /// as they came: a JSON object of at most `most` bytes.
 ///
 /// # Errors
-/// As [`TokenSigner::sign`], but for the token's life.
+/// As [`TokenSigner::sign`], except for the token's life.
 pub(crate) fn claims_of(
     user: &str,
     claims: Option<&RawValue>,
@@ -185,6 +185,7 @@ fn payload(
 
     let further = claims.map(members).transpose()?;
     if let Some(members) = further.filter(|members| !members.is_empty()) {
+        // As text, so that numbers and escapes stay as they came.
         payload.push(',');
         payload.push_str(members);
     }
@@ -194,12 +195,13 @@ fn payload(
         return Err(SignError::TooBig(payload.len(), most));
     }
 
+    // A token whose claims do not become values would be refused when a client presents it.
     let memory = limits::json_memory(most);
     Value::from_json_within(memory, &mut payload.clone().into_bytes(), None)?;
     Ok(payload)
 }
 
-/// What stands between the braces of `claims`, once it is known to be harmless.
+/// The text between the braces of `claims`, once it is known to be harmless.
 fn members(claims: &RawValue) -> Result<&str, SignError> {
     let members = Members::parse(claims.get()).map_err(|_| SignError::Claims)?;
     for name in members.names() {

@@ -63,7 +63,7 @@ pub enum TokenError {
     /// Not three parts, such as an API key.
     #[error("not a JSON Web Token: a token has three parts separated by dots")]
     Parts,
-    /// The scheme of a header stands before it.
+    /// The scheme of a header precedes it.
     #[error(
         "not a JSON Web Token: leave out \"Bearer\"; a token has three parts separated by dots"
     )]
@@ -73,7 +73,7 @@ pub enum TokenError {
         "not a JSON Web Token: it is the text \"{0}\"; was the token awaited, and is its variable set?"
     )]
     Unset(&'static str),
-    /// JSON's quotes stand around it.
+    /// JSON's quotes are around it.
     #[error("not a JSON Web Token: leave out the quotes around it")]
     Quoted,
     /// The parts are not base64, or not JSON objects.
@@ -132,7 +132,7 @@ pub enum TokenError {
     /// A claim of the wrong type, or missing; says which.
     #[error("the token's \"{0}\" must be {1}")]
     Claim(&'static str, &'static str),
-    /// `can` is no object of rights.
+    /// `can` is not an object of rights.
     #[error("the token: {0}")]
     Rights(#[from] RightsError),
 }
@@ -150,7 +150,7 @@ impl Tokens {
     /// The keys of one app; those that it fetches are in `source`.
     ///
     /// # Errors
-    /// A secret that is too short, or a public key that is none for its algorithm.
+    /// A secret that is too short, or a public key that does not fit its algorithm.
     pub fn new(
         app: &AppConfig,
         source: Option<Arc<KeySource>>,
@@ -238,10 +238,12 @@ impl Tokens {
     /// # Errors
     /// Why it is refused.
     pub fn verify(&self, token: &str, now: u64) -> Result<Verified, TokenError> {
+        // Base64 has four characters for three bytes. What is too long is not even decoded.
         if token.len() > self.claims_bytes.saturating_mul(4) / 3 + ENVELOPE_BYTES {
             return Err(TokenError::TooBig(self.claims_bytes));
         }
         let [header, payload, signature] = parts(token)?;
+        // The signature is over the text as it came, with the dot.
         let message = &token[..=header.len() + payload.len()];
         self.check_signature(&decode(header)?, message.as_bytes(), &decode(signature)?)?;
         let payload = decode(payload)?;
@@ -377,7 +379,7 @@ impl Tokens {
     }
 }
 
-/// Whether `token` looks like a JSON Web Token: three parts of base64. What does not is good for no key.
+/// Whether `token` looks like a JSON Web Token: three parts of base64. Any other text fits no key.
 pub fn has_form(token: &str) -> bool {
     let is_base64 = |part: &str| {
         !part.is_empty()
@@ -435,7 +437,8 @@ fn parts(token: &str) -> Result<[&str; 3], TokenError> {
     }
 }
 
-/// What a message calls the algorithm `alg`: whoever made the token chose the name, so only registered ones are repeated.
+/// What a message calls the algorithm `alg`: the maker of the token chose the name, so only registered ones are
+/// repeated.
 fn known_name(alg: &str) -> &'static str {
     const REGISTERED: [&str; 14] = [
         "HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "ES256", "ES384", "ES512", "PS256",

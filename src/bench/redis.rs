@@ -30,7 +30,7 @@ impl BusPair {
     /// Both are up.
     ///
     /// # Panics
-    /// When `url` is none.
+    /// When `url` is not an address of Redis.
     pub fn new(url: &str) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()

@@ -5,15 +5,15 @@ use std::time::{Duration, Instant};
 use crate::limits;
 
 /// Waits that grow up to a bound, each a random part of it, so that nodes that lost one server do not come back together.
-/// The first is none.
+/// The first wait is zero.
 #[derive(Debug, Default)]
 pub(super) struct Backoff {
     attempts: u32,
 }
 
 impl Backoff {
-    /// The next wait. `since` is when the last connection was made that now is lost, if one was: one that held long enough
-    /// was a good one, and all begins anew.
+    /// The next wait. `since` is when the last connection was made that now is lost, if one was: one that held long
+    /// enough was a good one, and all begins again.
     pub(super) fn next(&mut self, since: Option<Instant>) -> Duration {
         if since.is_some_and(|since| since.elapsed() > limits::BUS_BACKOFF_MAX) {
             self.attempts = 0;

@@ -1,4 +1,4 @@
-//! Calls of a script that takes several at once: those that wait one after another go to Redis as one EVALSHA.
+//! Calls of a script that takes several together: those that wait one after another go to Redis as one EVALSHA.
 //!
 //! `KEYS` are the keys that all calls share, then those of each run; `ARGV` are the arguments that all share, then those of each
 //! run, how many calls it has, and the arguments of each. A run is calls with the same keys and arguments of the run, in their
@@ -116,6 +116,7 @@ impl<'a> Batch<'a> {
             let is_other = at.script.get_hash() != batch.script.get_hash()
                 || partition(at) != batch.partition
                 || item.again != first.again;
+            // The first call goes in any case, however long it is.
             let is_full = batch.calls.len() >= BUS_BATCH_CALLS
                 || batch.bytes > 0 && batch.bytes + item.bytes > BUS_PIPELINE_BYTES;
             if is_other || is_full {
@@ -131,6 +132,7 @@ impl<'a> Batch<'a> {
     fn add(&mut self, call: &'a Call, bytes: usize) {
         self.bytes += bytes;
         let last = self.last.get(&call.run.keys[..]).copied();
+        // The same topic with other arguments of its run, such as no channel to publish to, is another run.
         let last = last.filter(|&run| self.runs[run].first.run == call.run);
 
         let run = last.unwrap_or_else(|| {

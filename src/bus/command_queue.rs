@@ -21,7 +21,7 @@ pub(super) type CommandResult = Result<Value, BusError>;
 /// What is sent.
 pub(super) enum Payload {
     Command(Cmd),
-    /// A call of a script that takes several at once.
+    /// A call of a script that takes several together.
     Call(Box<Call>),
 }
 
@@ -49,11 +49,11 @@ pub(super) struct QueuedCommand {
 pub(super) struct CommandQueue {
     pub(super) address: Address,
     state: Mutex<State>,
-    /// Tells the publisher that the queue is not empty any more.
+    /// Wakes the publisher when the queue is no longer empty.
     pub(super) wake: Notify,
-    /// Tells the subscriber of this server that canaries can fly.
+    /// Wakes the subscriber of this server when canaries can fly.
     pub(super) opened: Notify,
-    /// Tells the publisher to look again whom it talks to.
+    /// Asks the publisher to look again which server it talks to.
     pub(super) recheck: Notify,
     timeout: Duration,
     commands: usize,
@@ -70,8 +70,8 @@ struct State {
     under_way: usize,
 }
 
-/// Items whose calls lie further apart than this part of the deadline go in pipelines of their own, since a pipeline has the
-/// deadline of its first.
+/// Items whose calls are further apart than this part of the deadline go in pipelines of their own, since a pipeline
+/// has the deadline of its first.
 const SPREAD: u32 = 10;
 
 impl CommandQueue {
@@ -137,6 +137,7 @@ impl CommandQueue {
             state.items.len() == 1
         };
 
+        // The publisher takes all that waits, so only the first has to wake it.
         if was_empty {
             self.wake.notify_one();
         }
@@ -188,6 +189,7 @@ impl CommandQueue {
     pub(super) fn expire(&self, now: Instant) {
         let late = {
             let mut state = self.state.lock();
+            // All wait equally long, so those that are late are in front.
             let count = state
                 .items
                 .iter()
@@ -244,7 +246,7 @@ impl CommandQueue {
                 Err(BusError::Unanswered) => unanswered += 1,
                 Err(_) => refused += 1,
             }
-            // Who called may have gone.
+            // The caller may have gone.
             let _ = item.answer.send(answer);
         }
 
@@ -264,6 +266,7 @@ impl CommandQueue {
 
         let mut state = self.state.lock();
         state.under_way -= items.len();
+        // All that waited was answered when the queue was shut, and so must these be.
         if let Some(reason) = &state.away {
             let error = BusError::Away {
                 reason: reason.clone(),
@@ -276,6 +279,7 @@ impl CommandQueue {
             return;
         }
 
+        // After those that another pipeline has put back: it was sent earlier.
         let put_back = state.items.iter().take_while(|item| item.again).count();
         let later = state.items.split_off(put_back);
         for item in items {

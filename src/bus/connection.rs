@@ -42,7 +42,7 @@ impl fmt::Display for Address {
     }
 }
 
-/// Why a connection cannot be used, or not any more. The text is for people: what happened, and what to do.
+/// Why a connection cannot be used, or no longer. The text is for people: what happened, and what to do.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Fault {
     #[error("cannot connect to Redis at {0}: {1}")]
@@ -67,7 +67,7 @@ pub(super) enum Fault {
     Kind(Address, &'static str, &'static str),
     #[error("messages do not come back from Redis at {0} although it answers; connecting again")]
     Deaf(Address),
-    #[error("Redis at {0} has stopped to answer; connecting again")]
+    #[error("Redis at {0} has stopped answering; connecting again")]
     Frozen(Address),
     #[error("Redis at {0} has moved a subscription elsewhere; looking where")]
     Moved(Address),
@@ -279,6 +279,7 @@ pub(super) const SENTINEL: &str = "sentinel";
 
 async fn open(connector: &Connector, address: &Address) -> io::Result<Box<dyn Stream>> {
     let socket = TcpStream::connect((&*address.host, address.port)).await?;
+    // A command must not wait for the acknowledgement of the one before.
     socket.set_nodelay(true)?;
     let Some(tls) = &connector.tls else {
         return Ok(Box::new(socket));

@@ -1,4 +1,4 @@
-//! How Redis is reached, from the configuration: who Fanfare is to it, TLS, and the pool of connections for commands.
+//! How Redis is reached, from the configuration: as which user, TLS, and the pool of connections for commands.
 
 use std::{convert::Infallible, io, sync::Arc};
 
@@ -31,7 +31,7 @@ pub enum RedisSetupError {
     /// There is no address.
     #[error("there is no address of Redis; give --redis or FANFARE_REDIS")]
     NoServer,
-    /// A file of certificates or of a key is none.
+    /// A file of certificates or of a key is not one.
     #[error("{}: {reason}", file.display())]
     Pem {
         /// The file.
@@ -120,8 +120,8 @@ impl Connector {
 
     /// A pool of connections for commands to `address`. It connects when asked to.
     ///
-    /// Answers have no deadline of the connection's own: who waits for them has one from the call on. `told` is told when a
-    /// connection ends.
+    /// Answers have no deadline of the connection's own: their callers have one from the call on. `told` gets a
+    /// message when a connection ends.
     pub(super) fn pool(&self, address: &Address, told: mpsc::Sender<()>) -> Result<Pool, String> {
         let (host, port) = (address.host.to_string(), address.port);
         let place = match &self.tls {
@@ -165,10 +165,11 @@ impl Connector {
                 }
                 Ok::<(), Infallible>(())
             })
-            // A pipeline finds room at once, so that they are written in the order in which they were begun.
+            // A pipeline finds room immediately, so that they are written in the order in which they were begun.
             .set_pipeline_buffer_size(limits::BUS_PIPELINES * 4);
 
         let manager = Manager::new_with_config(info, config).map_err(text)?;
+        // One connection, since two could change the order of the commands.
         Pool::builder(manager)
             .max_size(1)
             .wait_timeout(Some(limits::BUS_CONNECT))

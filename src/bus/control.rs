@@ -26,7 +26,7 @@ struct Peer {
     subscriber: Task,
 }
 
-/// A task that ends when it is let go.
+/// A task that ends when this is dropped.
 struct Task(JoinHandle<()>);
 
 impl Drop for Task {
@@ -61,7 +61,7 @@ pub(super) async fn run(cx: Arc<Context>) {
                 () = sleep_until(next), if !is_calm => {}
                 () = cx.trouble.notified() => {
                     recheck = Some(Instant::now());
-                    // What one node notices, all do.
+                    // All nodes notice it at about the same time, so none asks immediately.
                     sleep_until(next.max(Instant::now() + some(limits::BUS_BACKOFF_MIN))).await;
                 }
             }
@@ -90,8 +90,8 @@ pub(super) async fn run(cx: Arc<Context>) {
     }
 }
 
-/// Makes `peers` what `topology` says. A primary whose partitions are not the same any more gets a new subscriber: that is
-/// rare, and leaves nothing to be moved one by one.
+/// Makes `peers` what `topology` says. A primary whose partitions are no longer the same gets a new subscriber: that
+/// is rare, and leaves nothing to be moved one by one.
 fn apply(cx: &Arc<Context>, peers: &mut BTreeMap<Address, Peer>, topology: Topology) {
     let gone = peers
         .extract_if(.., |address, _| !topology.contains_key(address))
@@ -128,6 +128,7 @@ fn apply(cx: &Arc<Context>, peers: &mut BTreeMap<Address, Peer>, topology: Topol
         }
     }
 
+    // Before the old queues are shut: a command that comes in between goes to the new primary.
     let mut routes = cx.routes.write();
     for peer in peers.values() {
         for partition in &peer.partitions {

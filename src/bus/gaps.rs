@@ -13,11 +13,11 @@
 //! ```
 //!
 //! - **Heard**: all that was published since the node's [`SubscriptionState`] has come, or is on its way in the inbox. So a channel's
-//!   watermark says where it stands, and stored events of a user are placed and confirmed.
+//!   watermark says how far it is placed, and stored events of a user are placed and confirmed.
 //! - **Missed**: noted here by the thread of the bus, before anything newer of the topic can be taken out of the inbox. The
 //!   node's hearing of the topic is another one from then on. Stored events of a user are held back, those of a channel are
-//!   told apart by their offsets.
-//! - **Doubted**: nothing is noted here any more. A channel is tainted (`node::cluster::watermarks`), and each connection of a
+//!   distinguished by their offsets.
+//! - **Doubted**: nothing is noted here any longer. A channel is tainted (`node::cluster::watermarks`), and each connection of a
 //!   user is in doubt (`hub::inbox`), as each has been given other events. Both are asked for until the store answers.
 //!
 //! What is not stored cannot be had again, so a topic that has nothing stored is heard again as soon as it was taken.
@@ -140,7 +140,7 @@ impl Gaps {
         let state = &mut *state;
         state.last += 1;
 
-        // Past so many topics their partitions stand for them.
+        // Past so many topics, their partitions are noted in their place.
         if state.topics.len() >= GAP_TOPICS && !state.topics.contains_key(topic) {
             for (topic, number) in state.topics.drain() {
                 let whole = &mut state.partitions[usize::from(self.names.partition(&topic))];
@@ -150,6 +150,7 @@ impl Gaps {
 
         state.topics.insert(topic.clone(), state.last);
         let noted = &mut state.noted;
+        // It counts once until it is taken, however many topics it has.
         if noted.topics.is_empty() {
             self.metrics.bus.gaps.inc();
         }
@@ -166,8 +167,8 @@ impl Gaps {
         self.due.notify_one();
     }
 
-    /// Notes that the connection was lost that served `partitions`. What was missed is due once they are served again:
-    /// [`Gaps::note_served`].
+    /// Notes that the connection was lost that served `partitions`. Their missed messages are due once they are served
+    /// again: [`Gaps::note_served`].
     pub(super) fn note_lost(&self, partitions: &[u16]) {
         self.metrics.bus.gaps.inc();
         let mut state = self.state.lock();
@@ -216,6 +217,7 @@ impl Gaps {
         self.due.notified().await;
         let mut state = self.state.lock();
         let missed = Arc::new(std::mem::take(&mut state.noted));
+        // Missed until the caller has put in doubt what depends on it.
         state.taken = missed.clone();
         Gap { gaps: self, missed }
     }

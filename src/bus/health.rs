@@ -1,4 +1,4 @@
-//! What is wrong with the bus now, told once when it begins and once when it is over.
+//! What is wrong with the bus now, reported once when it begins and once when it is over.
 
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
@@ -121,6 +121,7 @@ impl HealthTracker {
         }
 
         let was_up = state.was_up;
+        // Nothing is logged under a lock: the reader of the log may be slow.
         drop(state);
         if went_down {
             self.metrics.bus.up.set(0);
@@ -129,7 +130,7 @@ impl HealthTracker {
                 "Redis, or a part of it, is out of reach: what is served there reaches no other node until it is back, which is tried all the time"
             );
         } else if is_news && is_wrong && !was_up && !is_told {
-            // Whoever has just set it up wants to know every obstacle, each once.
+            // Someone who has just set it up wants to know every obstacle, each once.
             tracing::warn!(reason, "Redis is not in reach yet");
         } else if is_news {
             tracing::debug!(reason, "Redis is still out of reach");
@@ -159,7 +160,7 @@ impl HealthTracker {
         }
     }
 
-    /// Nothing of a server that is not used any more is wrong.
+    /// Nothing of a server that is no longer used is wrong.
     pub(super) fn forget(&self, address: &Address) {
         self.clear(&Component::Publisher(address.clone()));
         self.clear(&Component::Subscriber(address.clone()));

@@ -21,8 +21,8 @@ pub(crate) struct Incoming {
 
 /// The receiving end: messages in the order in which each Redis server sent them.
 ///
-/// It holds at most `limits.bus_inbox_messages` and `limits.bus_inbox_bytes`. What comes on top is dropped and counted, and
-/// its topic is noted in [`Gaps`] before anything newer comes in.
+/// It holds at most `limits.bus_inbox_messages` and `limits.bus_inbox_bytes`. A message beyond that is dropped and
+/// counted, and its topic is noted in [`Gaps`] before anything newer comes in.
 #[derive(Debug)]
 pub(crate) struct Inbox {
     shared: Arc<Shared>,
@@ -51,7 +51,7 @@ struct Queue {
     is_closed: bool,
 }
 
-/// An inbox and who fills it.
+/// An inbox and its sender.
 pub(super) fn new(limits: &Limits, gaps: Arc<Gaps>, metrics: Arc<Metrics>) -> (Sender, Inbox) {
     let shared = Arc::new(Shared {
         queue: Mutex::default(),
@@ -92,6 +92,7 @@ impl Inbox {
             }
 
             if self.batch.is_empty() {
+                // A push in between has left a permit, so it is not slept through.
                 self.shared.filled.notified().await;
             }
         }
@@ -107,6 +108,7 @@ impl Sender {
         let bytes = queue.bytes + payload.len();
 
         if queue.incoming.len() >= shared.messages || bytes > shared.bytes {
+            // Only this thread pushes, so nothing newer comes in before the gap is noted.
             drop(queue);
             shared.metrics.bus.dropped.inc();
             shared.gaps.note_dropped(&topic);

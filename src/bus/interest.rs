@@ -49,7 +49,7 @@ struct Server {
 struct State {
     /// Local connections that need it.
     count: usize,
-    /// Whether it stands in [`Stripe::changed`], and in [`Stripe::idle`].
+    /// Whether it is in [`Stripe::changed`], and in [`Stripe::idle`].
     is_changed: bool,
     is_idle: bool,
     /// Since when nobody needs it.
@@ -61,12 +61,12 @@ struct State {
     unsubscribing: u32,
     /// Which of the stripe's subscriptions it is, once it is confirmed.
     subscription: u64,
-    /// Wakes who waits for it.
+    /// Wakes those that wait for it.
     waiting: Option<Arc<Notify>>,
 }
 
 impl State {
-    /// Redis carries out the commands of a connection in order, so the last confirmation tells how things stand.
+    /// Redis carries out the commands of a connection in order, so the last confirmation shows the state.
     fn is_confirmed(&self) -> bool {
         self.subscribed && self.subscribing == 0 && self.unsubscribing == 0
     }
@@ -108,7 +108,7 @@ impl Stripe {
     }
 }
 
-/// What to tell Redis about a topic.
+/// What to ask of Redis for a topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Change {
     Subscribe,
@@ -146,6 +146,7 @@ impl Interest {
             return;
         }
         state.idle_since = None;
+        // Where it has changed already, the subscriber is about to look at it.
         if !state.subscribed && !state.is_changed {
             state.is_changed = true;
             stripe.note(topic);
@@ -178,7 +179,7 @@ impl Interest {
     }
 
     /// The number of the subscription that brings what is published to `topic`; nothing if none does. As long as it is the same,
-    /// all of it has come, but for what [`Gaps`](super::Gaps) notes.
+    /// all of it has come, except for what [`Gaps`](super::Gaps) notes.
     pub(crate) fn subscription(&self, topic: &Topic) -> Option<u64> {
         let stripe = self.stripe(topic).lock();
         stripe.server.as_ref()?;
@@ -187,7 +188,7 @@ impl Interest {
     }
 
     /// Resolves once Redis has confirmed `topic` on the connection that serves it now: what is published afterwards comes
-    /// here, in order, but for what [`Gaps`](super::Gaps) notes. At once where it is so already.
+    /// here, in order, except for what [`Gaps`](super::Gaps) notes. Immediately if it is so already.
     ///
     /// May be dropped at any time.
     ///
@@ -200,12 +201,13 @@ impl Interest {
                 let mut stripe = self.stripe(topic).lock();
                 let served = stripe.server.is_some();
                 let Some(state) = stripe.topics.get_mut(topic) else {
-                    return Err(BusError::away("nobody here needs the topic any more"));
+                    return Err(BusError::away("nobody here needs the topic any longer"));
                 };
                 if served && state.is_confirmed() {
                     return Ok(());
                 }
 
+                // Made under the lock, so that no confirmation comes before it.
                 state
                     .waiting
                     .get_or_insert_default()
@@ -221,8 +223,8 @@ impl Interest {
         }
     }
 
-    /// Gives a partition to a new connection, on which nothing is subscribed: everything that is needed counts as changed.
-    /// Tells whether the partition was served before, so that something may have been missed.
+    /// Gives a partition to a new connection, on which nothing is subscribed: everything that is needed counts as
+    /// changed. Returns whether the partition was served before, so that something may have been missed.
     pub(super) fn attach(&self, partition: u16, generation: u64, wake: Arc<Notify>) -> bool {
         let mut stripe = self.stripes[usize::from(partition)].lock();
         let stripe = &mut *stripe;
@@ -241,7 +243,7 @@ impl Interest {
         std::mem::replace(&mut stripe.was_served, true)
     }
 
-    /// Nothing of the partition is live any more, if `generation` still serves it.
+    /// Nothing of the partition is live from now on, if `generation` still serves it.
     pub(super) fn detach(&self, partition: u16, generation: u64) {
         let mut stripe = self.stripes[usize::from(partition)].lock();
         if stripe.is_served_by(generation) {
@@ -287,6 +289,7 @@ impl Interest {
     pub(super) fn confirm(&self, topic: &Topic, generation: u64, change: Change) -> bool {
         let mut stripe = self.stripe(topic).lock();
         if !stripe.is_served_by(generation) {
+            // It answers a connection that was replaced by now.
             return true;
         }
 
@@ -316,7 +319,7 @@ impl Interest {
         true
     }
 
-    /// Notes what has been idle long enough at `now` to be unsubscribed; tells how many topics there are.
+    /// Notes what has been idle long enough at `now` to be unsubscribed; returns how many topics there are.
     pub(super) fn sweep(&self, now: Instant) -> usize {
         let stripes = self.stripes.iter().map(|stripe| {
             let mut stripe = stripe.lock();
@@ -333,6 +336,7 @@ impl Interest {
                 };
 
                 match state.idle_since.filter(|_| state.count == 0) {
+                    // Someone needed it in between, so its time has begun again.
                     Some(since) if now.duration_since(since) < limits::BUS_UNSUBSCRIBE_DELAY => {
                         stripe.idle.push_back((since, topic));
                         continue;

@@ -1,11 +1,12 @@
 //! The bus: how nodes hear each other, through Redis.
 //!
 //! A node publishes to a [`Topic`], and gets what others publish to the topics in its [`Interest`]. Commands and scripts go
-//! the same way as publications, so that their order holds. All of it runs on one thread of its own; whoever calls only
-//! appends to a queue, and whoever delivers reads the [`Inbox`].
+//! the same way as publications, so that their order holds. All of it runs on one thread of its own; a caller only
+//! appends to a queue, and the task that delivers reads the [`Inbox`].
 //!
-//! What is promised: messages of one Redis server come in the order in which it got them, each at most once. What may have
-//! been missed is noted in [`Gaps`]. No command waits longer than `limits.redis_timeout`, and none is repeated.
+//! It promises this: messages of one Redis server come in the order in which it got them, each at most once. Messages
+//! that may have been missed are noted in [`Gaps`]. No command waits longer than `limits.redis_timeout`, and none is
+//! repeated.
 
 mod backoff;
 mod batch;
@@ -104,7 +105,7 @@ impl BusError {
     }
 }
 
-/// Who uses a bus.
+/// The user of a bus.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Client {
     /// A node, which needs scripts.
@@ -154,7 +155,7 @@ impl Context {
         }
     }
 
-    /// What publishes to `topic`: programs publish to theirs without knowing of slots.
+    /// The command that publishes to `topic`: programs publish to theirs without knowing of slots.
     fn publish_command_of(&self, topic: &Topic) -> &'static str {
         if self.names.is_sharded(topic) {
             "SPUBLISH"
@@ -164,7 +165,7 @@ impl Context {
     }
 }
 
-/// However the thread ends: nobody waits for it any more.
+/// However the thread ends: nobody waits for it any longer.
 struct Ending(Arc<Context>);
 
 impl Drop for Ending {
@@ -191,7 +192,7 @@ impl Drop for Ending {
 /// The bus of a node; shared by all its threads.
 pub(crate) struct Bus {
     cx: Arc<Context>,
-    /// Tells that the thread has ended.
+    /// Closed once the thread has ended.
     ended: Mutex<mpsc::Receiver<()>>,
 }
 
@@ -202,7 +203,7 @@ impl fmt::Debug for Bus {
 }
 
 impl Bus {
-    /// Starts the thread `fanfare-bus`, which connects and stays connected. Returns at once, whether Redis is there or not;
+    /// Starts the thread `fanfare-bus`, which connects and stays connected. Returns immediately, whether Redis is there or not;
     /// [`Self::health`] says how it goes. `apps` are the apps' names, in the order of their ids.
     ///
     /// # Errors
@@ -261,7 +262,7 @@ impl Bus {
             .spawn(move || {
                 let _ending = ending;
                 runtime.block_on(run);
-                // What is under way is answered by that.
+                // Commands that are under way are answered by that.
                 drop(runtime);
                 drop(end);
             })?;
@@ -311,7 +312,7 @@ impl Bus {
 
     /// Runs a script by its digest, and loads it where Redis does not know it. `home` says in which partition; all `keys` are
     /// made by [`Self::key`] of the same. Time and order are as with [`Self::publish`], with one exception: where Redis has
-    /// forgotten a script that this connection had loaded (SCRIPT FLUSH), it runs after what was sent meanwhile.
+    /// forgotten a script that this connection had loaded (SCRIPT FLUSH), it runs after what was sent in the meantime.
     ///
     /// # Errors
     /// [`BusError`].
@@ -344,7 +345,7 @@ impl Bus {
         self.send(home, Payload::Command(command), bytes, Some(script))
     }
 
-    /// Calls a script that takes several calls at once ([`batch`]): those that wait one after another go to Redis as one. All
+    /// Calls a script that takes several calls together ([`batch`]): those that wait one after another go to Redis as one. All
     /// keys are made by [`Self::key`] of `home`. Time and order are as with [`Self::eval`]. The answer is that of the call's run, and
     /// how many calls of the run came after it.
     ///
@@ -402,7 +403,7 @@ impl Bus {
             }),
         };
 
-        // Whoever drops the sender has lost what was sent.
+        // A sender that was dropped has lost what was sent.
         async move { queued?.await.unwrap_or(Err(BusError::Unanswered)) }
     }
 
@@ -411,8 +412,8 @@ impl Bus {
         self.cx.names.channel(topic)
     }
 
-    /// The name of a key that lives where `home` does, so that one script may use both. `suffix` tells the keys of one home
-    /// apart.
+    /// The name of a key that lives where `home` does, so that one script may use both. `suffix` distinguishes the keys of one
+    /// home.
     pub(crate) fn key(&self, home: &Topic, suffix: &str) -> Vec<u8> {
         self.cx.names.key(home, suffix)
     }
@@ -428,9 +429,9 @@ impl Bus {
         self.cx.names.app_homes(app)
     }
 
-    /// The name of a key that lives where `home` does, and holds another value whenever what is kept there may have gone
-    /// back or taken another way: another primary keeps it, or the same one has started again. It is so before the first
-    /// script runs there.
+    /// The name of a key that lives where `home` does, and holds another value whenever what is stored there may have
+    /// gone back or taken another way: another primary keeps it, or the same one has started again. It is so before the
+    /// first script runs there.
     pub(crate) fn primary_key(&self, home: &Topic) -> Vec<u8> {
         self.cx
             .names

@@ -1,7 +1,8 @@
 //! Topics, and the names that they have in Redis.
 //!
-//! A channel is `fanfare:<namespace>:<app>:<kind>` and, for users and channels, `:<name>`; on Redis Cluster with the tag of
-//! its partition after `fanfare:`. What belongs to no app has an empty one. The name comes last, since it may hold anything.
+//! A channel is `fanfare:<namespace>:<app>:<kind>` and, for users and channels, `:<name>`; on Redis Cluster with the
+//! tag of its partition after `fanfare:`. A topic that belongs to no app has an empty one. The name comes last, since
+//! it may hold anything.
 
 use std::{collections::HashMap, fmt::Write as _, sync::Arc};
 
@@ -119,6 +120,7 @@ impl Names {
     pub(super) fn app_homes(&self, app: AppId) -> Vec<Topic> {
         let partitions = if self.tagged { slot::PARTITIONS } else { 1 };
         let of = |partition| {
+            // Names are tried until one falls into the partition.
             let mut names = (0u32..).map(|n| Topic::User(app, n.to_string().into()));
             names.find(|name| !self.tagged || self.partition(name) == partition)
         };
@@ -169,6 +171,7 @@ impl Names {
         }
 
         let mut text = match (topic, suffix) {
+            // Programs publish to it by this name, without a tag.
             (Topic::Dispatch(_), None) => "fanfare:".to_owned(),
             _ => self.prefix(self.partition(topic)),
         };
@@ -252,7 +255,7 @@ fn node_id(text: &str) -> Option<NodeId> {
         .map(|bytes| NodeId(u32::from_be_bytes(bytes)))
 }
 
-/// FNV-1a, its halves folded: small, and fixed for ever, which a partition's number has to be.
+/// FNV-1a, its halves folded: small, and fixed forever, which a partition's number has to be.
 fn hash(parts: &[&[u8]]) -> u64 {
     let bytes = parts.iter().flat_map(|part| part.iter());
     let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {

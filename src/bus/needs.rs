@@ -54,7 +54,7 @@ const SHARDED: &[&str] = &["SPUBLISH c m", "SSUBSCRIBE c", "SUNSUBSCRIBE c"];
 /// Returns what the server lacks of the commands that are its arguments, and of what scripts use.
 ///
 /// Redis 7 and Valkey say whether a command exists. Others are given it without arguments, which does nothing where it
-/// demands some, and nothing that is kept where it does not.
+/// demands some, and nothing that is stored where it does not.
 static LOOK: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "local lacks = {}

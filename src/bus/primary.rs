@@ -1,9 +1,10 @@
 //! Which primary keeps a partition: noted there before anything else that a script does reaches it.
 //!
-//! A replica that lagged becomes the primary, or a server starts again with an older copy of its data: what is kept then
-//! goes on from an earlier moment, and no key shows it. The id of a server's replication history does: Redis makes a new
-//! one whenever a process starts, and whenever a replica becomes a primary. So each connection for commands has a script
-//! compare it with the one that is noted in the partition, and note it anew. Scripts that number something read it there.
+//! A replica that lagged becomes the primary, or a server starts again with an older copy of its data: what is stored
+//! then goes on from an earlier moment, and no key shows it. The id of a server's replication history does: Redis makes
+//! a new one whenever a process starts, and whenever a replica becomes a primary. So each connection for commands has a
+//! script compare it with the one that is noted in the partition, and note it again. Scripts that number something read
+//! it there.
 
 use std::sync::{
     Arc, LazyLock,
@@ -41,7 +42,7 @@ pub(super) struct Primaries {
     noted: Vec<bool>,
     /// By partition: on any connection so far, so that the next one begins with it.
     wanted: Vec<bool>,
-    /// The server has said that it is no primary, or not of everything that it was asked for.
+    /// The server has said that it is not a primary, or not of everything that it was asked for.
     pub(super) recheck: Arc<AtomicBool>,
 }
 
@@ -136,7 +137,7 @@ impl Primaries {
         )
         .await;
 
-        let replies = replies.map_err(|_| format!("Redis at {address} has stopped to answer"))?;
+        let replies = replies.map_err(|_| format!("Redis at {address} has stopped answering"))?;
         let broken =
             |error: RedisError| format!("the connection to Redis at {address} broke: {error}");
         for (place, reply) in places
@@ -144,7 +145,8 @@ impl Primaries {
             .zip(replies.map_err(broken)?.into_iter().skip(1))
         {
             match reply {
-                // What is asked for there is refused the same way, and noted first when it is not any more.
+                // Commands for such a partition are refused in the same way, and the mark is written
+                // first once they no longer are.
                 Value::ServerError(error)
                     if matches!(error.code(), "MOVED" | "ASK" | "TRYAGAIN") => {}
                 Value::ServerError(error) => {

@@ -60,11 +60,12 @@ pub(super) async fn run(queue: Arc<CommandQueue>, cx: Arc<Context>) {
         let reason = match connect(&pool, &queue, &cx, &mut primaries).await {
             Ok(connection) => {
                 connected = Some(Moment::now());
-                // The end of the last connection may have been told late.
+                // The end of the last connection may be reported late.
                 while pushed.try_recv().is_ok() {}
                 queue.open();
                 cx.health.clear(&part);
                 let reason = serve(&queue, &connection, &cx, (&mut pushed, &mut primaries)).await;
+                // Taken out of the pool, which would hand it out again.
                 drop(Connection::take(connection));
                 pool.retain(|_, _| false);
                 reason
@@ -104,7 +105,7 @@ async fn connect(
         .arg(format!("{}:publisher", cx.connector.client_name));
     let mut pipe = redis::pipe();
 
-    // A user may lack the right to have a name. HELLO tells the role, as ROLE does, and needs no right.
+    // A user may lack the right to have a name. HELLO has the role, as ROLE does, and needs no right.
     pipe.add_command(name).cmd("HELLO").ignore_errors();
     if cx.has_scripts {
         needs::look(&mut pipe, cx.names.is_tagged());
@@ -136,7 +137,7 @@ async fn connect(
                 )
             }
             Some(_) => format!("Redis at {address} is a replica; only a primary can join nodes"),
-            None => format!("Redis at {address} does not tell its role; {NEEDED}"),
+            None => format!("Redis at {address} does not say its role; {NEEDED}"),
         },
         Ok(Err(error)) => format!("the connection to Redis at {address} broke: {error}"),
         Err(_) => {
@@ -162,7 +163,7 @@ fn role(hello: &Value) -> Option<&[u8]> {
         })
 }
 
-/// Carries the queue until the connection is of no use any more; says why.
+/// Carries the queue until the connection is of no more use; returns why.
 async fn serve(
     queue: &Arc<CommandQueue>,
     connection: &MultiplexedConnection,
@@ -193,6 +194,8 @@ async fn serve(
             }
         };
 
+        // The permit first: what still waits in the queue can expire, and then was certainly not
+        // sent.
         let permit = tokio::select! {
             biased;
             Some(reason) = is_broken.recv() => return reason,
@@ -290,6 +293,7 @@ impl InFlightBatch {
         let mut at = 0;
 
         while let Some(item) = items.get_mut(at) {
+            // Once for each connection, and again where Redis has forgotten it.
             if let Some(ScriptAt { script, .. }) = item.script
                 && (loaded.insert(script.get_hash()) || item.again)
             {
@@ -297,7 +301,7 @@ impl InFlightBatch {
             }
 
             if let Payload::Command(command) = &mut item.payload {
-                // Of what Redis may not know any more a copy is kept.
+                // Redis may have forgotten the script, so a copy of the command stays.
                 let command = if item.script.is_some() && !item.again {
                     command.clone()
                 } else {
@@ -346,7 +350,7 @@ impl InFlightBatch {
                 self.settle_all(items);
                 if self.strikes.fetch_add(1, Ordering::Relaxed) + 1 >= STRIKES {
                     let _ = self.broken.try_send(format!(
-                        "Redis at {} has stopped to answer",
+                        "Redis at {} has stopped answering",
                         self.queue.address
                     ));
                 }
@@ -368,6 +372,7 @@ impl InFlightBatch {
                 }
             };
 
+            // Once: a server that forgets it again would be asked forever.
             if item.script.is_some() && !item.again && is_no_script(&reply) {
                 forgotten.push(item);
                 return None;

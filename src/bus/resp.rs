@@ -94,6 +94,7 @@ pub(super) fn decode(buffer: &mut BytesMut) -> Result<Option<Frame>, Malformed> 
             return Err(Malformed("one frame is too large"));
         }
         Err(Stop::Short(lacks)) => {
+            // All of it: each time that a frame is short, it is read again from its beginning.
             buffer.reserve(lacks);
             return Ok(None);
         }
@@ -238,7 +239,7 @@ impl Cursor<'_> {
                 };
                 let text = &self.bytes[text];
                 match kind {
-                    // `txt:` or `mkd:` stands before it.
+                    // `txt:` or `mkd:` precedes it.
                     b'=' => Reply::Text(text.get(4..).unwrap_or_default().to_vec()),
                     b'!' => Reply::Error(String::from_utf8_lossy(text).into_owned()),
                     _ => Reply::Text(text.to_vec()),
@@ -273,6 +274,7 @@ impl Cursor<'_> {
     fn array(&mut self, kind: u8, depth: usize) -> Parsed<Reply> {
         self.at += 1;
         if kind == b'*' && self.bytes.get(self.at) == Some(&b'-') {
+            // `*-1`: null, as older protocols have it.
             self.int()?;
             return Ok(Reply::Null);
         }
@@ -317,7 +319,7 @@ impl Cursor<'_> {
         Ok(Some(text))
     }
 
-    /// What stands between the first byte and the line end.
+    /// What is between the first byte and the line end.
     fn line(&mut self) -> Parsed<Range<usize>> {
         let start = self.at + 1;
         let rest = &self.bytes[start..];

@@ -14,7 +14,7 @@ pub(super) const PARTITIONS: u16 = 64;
 
 /// The tag of each partition: `p00` to `p63`, and letters that bring it into its share of the slots.
 ///
-/// These are names on the wire between nodes: they are the same for ever.
+/// These are names on the wire between nodes: they are the same forever.
 static TAGS: LazyLock<Vec<String>> = LazyLock::new(|| (0..PARTITIONS).map(find_tag).collect());
 
 /// The tag of partition `n`, without braces.
@@ -33,7 +33,7 @@ fn find_tag(n: u16) -> String {
         .unwrap_or_default()
 }
 
-/// The slot of a key or a sharded channel: that of what stands in its first braces, if anything does.
+/// The slot of a key or a sharded channel: that of what is in its first braces, if anything is.
 pub(super) fn of(name: &[u8]) -> u16 {
     let tag = name.iter().position(|byte| *byte == b'{').and_then(|open| {
         let rest = &name[open + 1..];

@@ -1,8 +1,8 @@
 //! The connection that messages of one Redis server take, and what keeps it honest.
 //!
-//! That a socket is open and answers proves little: behind it may be a replica that gets nothing any more, or a proxy that
+//! That a socket is open and answers proves little: at its other end may be a replica that no longer gets anything, or a proxy that
 //! lost the other side. So a *canary* flies twice a second: a message published as all others are, to a channel that only this
-//! connection has. When it does not come back, or the server says that it is no primary, the connection is given up.
+//! connection has. When it does not come back, or the server says that it is not a primary, the connection is given up.
 
 use std::{collections::VecDeque, io, pin::pin, sync::Arc, time::Instant};
 
@@ -34,7 +34,7 @@ pub(super) struct Assignment {
     pub(super) queue: Arc<CommandQueue>,
 }
 
-/// Keeps the partitions of `duty` subscribed until the task is aborted.
+/// Keeps the partitions of `assignment` subscribed until the task is aborted.
 pub(super) async fn run(assignment: Assignment, cx: Arc<Context>) {
     let part = Component::Subscriber(assignment.address.clone());
     let mut backoff = Backoff::default();
@@ -89,7 +89,6 @@ struct Session<'a> {
     /// When the questions for the role were sent that have no answer.
     asked: VecDeque<Instant>,
     canary: Canary,
-    /// The same for what programs publish, where that goes another way.
     /// Whether something was missed before this connection.
     is_return: bool,
     is_up: bool,
@@ -116,6 +115,8 @@ impl<'a> Session<'a> {
             is_return |= cx.interest.attach(*partition, generation, wake.clone());
         }
 
+        // Before this connection brings anything: what depends on what was missed is in doubt by
+        // then.
         if is_return {
             cx.gaps.note_lost(&assignment.partitions);
         }
@@ -164,7 +165,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Serves until the connection is of no use any more; says why.
+    /// Serves until the connection is of no more use; returns why.
     async fn serve(mut self) -> Fault {
         let beat_start = tokio::time::Instant::now() + limits::BUS_CANARY;
         let mut beat = interval_at(beat_start, limits::BUS_CANARY);
@@ -227,6 +228,8 @@ impl<'a> Session<'a> {
             }
 
             if changes.is_empty() {
+                // The topics that were needed up to now have to be confirmed. Those added later do
+                // not delay that.
                 self.goal.get_or_insert(self.sent);
                 return;
             }
@@ -319,6 +322,7 @@ impl<'a> Session<'a> {
         if let Some(topic) = self.cx.names.topic(&channel) {
             self.confirmed += 1;
             let is_expected = self.cx.interest.confirm(&topic, self.generation, change);
+            // Redis ends a subscription by itself when its slot has moved.
             return if is_expected {
                 Ok(())
             } else {
@@ -397,6 +401,7 @@ impl<'a> Session<'a> {
             Some(Ok(redis::Value::Int(0))) => Err(Fault::Deaf(self.assignment.address.clone())),
             Some(Ok(_)) => Ok(()),
             Some(Err(_)) | None => {
+                // It was not published, which the publisher reports.
                 self.canary.since = None;
                 Ok(())
             }

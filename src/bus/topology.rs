@@ -19,7 +19,7 @@ use crate::{config::RedisKind, limits};
 /// The partitions of each primary.
 pub(super) type Topology = BTreeMap<Address, Vec<u16>>;
 
-/// How many nodes of a cluster are asked at once.
+/// How many nodes of a cluster are asked at the same time.
 const ASKED: usize = 8;
 
 /// How long the others are waited for once one has answered.
@@ -125,6 +125,7 @@ async fn primary_by_sentinels(cx: &Arc<Context>) -> Result<Address, Fault> {
 
     found.sort();
     found.dedup_by(|one, other| one.primary == other.primary);
+    // From the newest election: a Sentinel that was cut off may still name an older primary.
     for elected in found.into_iter().rev() {
         let address = elected.primary;
         match RedisConnection::connect(&cx.connector, &address, "look").await {
@@ -162,7 +163,7 @@ async fn ask_sentinel(connector: &Connector, sentinel: &Address) -> Result<Elect
         if greeting.kind != Kind::Sentinel {
             return Err(Fault::Kind(
                 sentinel.clone(),
-                "no Sentinel",
+                "not a Sentinel",
                 "redis:// or redis+cluster://",
             ));
         }
@@ -175,7 +176,7 @@ async fn ask_sentinel(connector: &Connector, sentinel: &Address) -> Result<Elect
     let reply = match asked.await {
         Ok(Err(Fault::Refused(_, text))) if text.contains("No such master") => {
             return Err(Fault::Topology(format!(
-                "the Sentinel at {sentinel} knows no primary called \"{}\"; the name stands at the end of the address",
+                "the Sentinel at {sentinel} knows no primary called \"{}\"; the name is at the end of the address",
                 connector.master
             )));
         }

@@ -92,7 +92,7 @@ impl FromStr for Address {
         }
 
         let path = url.path().trim_end_matches('/');
-        // A gateway may have a `/v1/` of its own in front; what stands behind ours is a call's name.
+        // A gateway may have a `/v1/` of its own in front; what comes after ours is a call's name.
         let is_call = path
             .rsplit_once("/v1/")
             .is_some_and(|(_, call)| !call.contains('/'));
@@ -104,6 +104,7 @@ impl FromStr for Address {
             .host()
             .trim_start_matches('[')
             .trim_end_matches(']');
+        // A port that is not a number would otherwise be taken for none.
         let has_port = authority.as_str().len() > authority.host().len();
         if host.is_empty() || (has_port && authority.port_u16().is_none()) {
             return Err(BadAddress::Form);

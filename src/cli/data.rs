@@ -64,7 +64,7 @@ impl Data {
             Action::Restore(Directory { path }) => {
                 tools::restore(&path).map_err(|error| failed(&error))?;
                 output::note(&format!(
-                    "channels in {} go on in new epochs: clients that come back are told that events may be missing",
+                    "channels in {} go on in new epochs: clients that come back learn that events may be missing",
                     path.display()
                 ));
                 Ok(())
@@ -76,7 +76,7 @@ impl Data {
 fn check(Directory { path }: &Directory) -> Result<(), Failure> {
     let findings = tools::check(path).map_err(|error| failed(&error))?;
     output::print(&format!(
-        "{}: {} events of {} channels and users, {} bytes; {} revocations and kept answers\n",
+        "{}: {} events of {} channels and users, {} bytes; {} revocations and stored answers\n",
         path.display(),
         findings.events,
         findings.topics,

@@ -76,7 +76,7 @@ pub(super) enum Failure {
         /// What is wrong.
         message: String,
     },
-    /// What was asked for cannot be written.
+    /// The result cannot be written.
     #[error("cannot write: {0}")]
     Output(#[from] io::Error),
     /// The system gives no runtime or no signals.

@@ -111,6 +111,8 @@ impl Revoke {
         let before = self
             .before
             .as_deref()
+            // A number is in seconds. The server reads everything else, and says what is wrong with
+            // it.
             .map(|time| time.parse().map_or(Before::Text(time), Before::Seconds));
         let body = RevokeBody {
             users: &self.users,
@@ -175,7 +177,7 @@ fn note_missing(nodes: &[String]) {
 /// A time in Unix seconds as people read it.
 fn time(seconds: u64) -> String {
     let time = UNIX_EPOCH.checked_add(Duration::from_secs(seconds));
-    // What is past the year 9999 has no such form.
+    // A time past the year 9999 has no such form.
     let readable = time.filter(|_| seconds < 253_402_300_800);
     readable.map_or_else(
         || seconds.to_string(),

@@ -100,7 +100,7 @@ fn is_free(folder: &Path) -> io::Result<bool> {
 fn write(folder: &Path, files: &[(&str, &str)]) -> io::Result<()> {
     fs::create_dir_all(folder)?;
     for (name, text) in files {
-        // Nothing that has come there meanwhile is overwritten.
+        // Nothing that has come there in the meantime is overwritten.
         let mut file = OpenOptions::new()
             .write(true)
             .create_new(true)

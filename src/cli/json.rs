@@ -21,6 +21,7 @@ pub(super) enum Data {
 pub(super) fn value(text: &str) -> Result<Json, String> {
     serde_json::from_str(text).map_err(|error| {
         let json = serde_json::Value::from(text).to_string();
+        // It was meant to be JSON, so the parser's words help more than quotes.
         if text.trim_start().starts_with(['{', '[', '"']) {
             format!("it is not JSON: {error}")
         } else {

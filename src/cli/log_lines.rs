@@ -1,8 +1,8 @@
 //! Log lines on their way to a stream whose reader may be slow, or stuck for good.
 //!
-//! `write(2)` on a full pipe, on a stopped terminal or on a disk that hangs waits as long as the other side likes. So the
-//! server's threads only append to a bounded queue, and a thread that nobody waits for writes. What does not fit is
-//! dropped and counted; once the reader is back, one line says how many.
+//! `write(2)` on a full pipe, on a stopped terminal or on a disk that hangs waits as long as the other side likes. So
+//! the server's threads only append to a bounded queue, and a thread that nobody waits for writes. Lines that do not
+//! fit are dropped and counted. Once the reader is back, one line says how many.
 
 use std::{
     cell::Cell,
@@ -24,7 +24,8 @@ use crate::limits::{LOG_BYTES, LOG_FAREWELL};
 const REFUSED: Duration = Duration::from_millis(10);
 
 thread_local! {
-    /// Whether this thread is telling how many lines were dropped, for which there is always room.
+    /// Whether this thread is reporting how many lines were dropped, for which there is always
+    /// room.
     static IS_TELLING: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -45,7 +46,7 @@ struct State {
     waiting: Vec<u8>,
     /// Lines dropped since the start.
     dropped: u64,
-    /// Those of them that no line has told of.
+    /// Those of them that no line has mentioned.
     untold: u64,
     /// Whether the writer is to end when nothing waits.
     is_over: bool,
@@ -83,8 +84,8 @@ impl LogLines {
         }
     }
 
-    /// Starts the thread that writes to `stream`. It calls `tell` with the number of lines that were dropped, after what
-    /// was before them is written.
+    /// Starts the thread that writes to `stream`. It calls `tell` with the number of lines that were dropped, after
+    /// what was before them is written.
     ///
     /// # Errors
     /// When there is no thread to be had.
@@ -102,12 +103,13 @@ impl LogLines {
 
     fn work(&self, stream: &impl AsFd, tell: &impl Fn(u64)) {
         while let Some(bytes) = self.next() {
+            // Without the lock: the server's threads append while the reader is slow.
             let lost = write(stream, &bytes);
             let mut state = self.state.lock();
             let untold = if lost == 0 {
                 mem::take(&mut state.untold)
             } else {
-                // A reader that is gone for good is not told about it again and again.
+                // A reader that is gone for good is not notified of it again and again.
                 self.drop_lines(&mut state, lost);
                 0
             };

@@ -16,7 +16,7 @@ use crate::config::{Config, LogFormat};
 
 type Set = Box<dyn Fn(EnvFilter) -> Result<(), tracing_subscriber::reload::Error>>;
 
-/// The log of this process. What is logged can change while the program runs.
+/// The log of this process. Its filter can change while the program runs.
 pub(super) struct Logging {
     set: Set,
     lines: Arc<LogLines>,
@@ -48,7 +48,8 @@ impl Logging {
             }
         };
 
-        // What the standard library prints about a panic would wait for stderr too, on the thread that has panicked.
+        // The standard library would print a panic to stderr itself, and wait for that on the thread that has
+        // panicked.
         panic::set_hook(Box::new(log_panic));
         Self { set, lines }
     }
@@ -66,7 +67,7 @@ impl Logging {
         self.lines.write_to(io::stderr(), |lines| {
             tracing::warn!(
                 lines,
-                "log lines were dropped: whoever reads the log was too slow"
+                "log lines were dropped: the reader of the log was too slow"
             );
         })
     }

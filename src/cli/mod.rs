@@ -128,6 +128,7 @@ pub fn main() -> ExitCode {
 
     let variables = Variables::read();
     let done = match cli.command {
+        // It reports a failure by itself, since stderr may be stuck.
         Command::Serve(serve) => return serve.run(),
         Command::Check(check) => check.run(),
         Command::Data(data) => data.run(),

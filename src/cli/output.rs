@@ -37,7 +37,7 @@ pub(super) fn in_time(print: impl FnOnce() + Send + 'static) {
         .name("fanfare-print".to_owned())
         .spawn(move || {
             print();
-            // Fails where nobody waits any more.
+            // Fails where nobody waits any longer.
             let _ = done.send(());
         });
     if printing.is_ok() {
@@ -68,7 +68,7 @@ pub(super) fn print_raw(line: &str) -> io::Result<()> {
 
 /// Says something beside the output, on stderr.
 pub(super) fn note(text: &str) {
-    // A note that nobody can see is no reason to stop.
+    // A note that nobody can see is not a reason to stop.
     let _ = writeln!(anstream::stderr().lock(), "{FAINT}{text}{FAINT:#}");
 }
 

@@ -82,6 +82,7 @@ impl ListArgs {
         let as_json = self.json;
 
         let end = walk(&remote, &list, self.limit, |item| {
+            // Items are printed as they come. A table needs all of them for its widths.
             if as_json {
                 output::print_raw(&output::one_line(item.get()))?;
             } else {

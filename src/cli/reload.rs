@@ -13,6 +13,7 @@ pub(super) fn reload(server: &Server, args: &ServeArgs, running: &mut Config, lo
     let config = match Config::load(args, config::environment()) {
         Ok(config) => config,
         Err(error) => {
+            // `Server::reload` counts only what it refuses itself.
             server.inner.node.metrics.reloads_refused.inc();
             return refuse(&error);
         }
@@ -50,6 +51,7 @@ pub(super) fn reload(server: &Server, args: &ServeArgs, running: &mut Config, lo
         tracing::warn!("reload: needs a restart: {line}");
     }
 
+    // Last, so that the lines above are logged as before.
     if log {
         logging.change(&config.log);
         running.log = config.log;

@@ -305,7 +305,7 @@ impl Remote {
         let (sender, connection) = http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|error| self.broken(error))?;
-        // What ends the connection also ends the request, which reports it.
+        // A failure of the connection also ends the request, which reports it.
         tokio::spawn(connection.with_upgrades());
         Ok(sender)
     }

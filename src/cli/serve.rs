@@ -68,6 +68,7 @@ impl Serve {
     }
 
     fn serve(self, config: Config, logging: &Logging) -> Result<ExitCode, Failure> {
+        // First: the server takes as many connections as it has descriptors.
         raise_descriptor_limit();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -85,7 +86,7 @@ async fn until_signal(
     mut config: Config,
     logging: &Logging,
 ) -> Result<ExitCode, Failure> {
-    // Before the server is up, so that whoever sees it listen may already end it.
+    // Before the server is up, so that anyone who sees it listen may already end it.
     let mut signals = Signals::new().map_err(Failure::Runtime)?;
     let mut hangup = signal(SignalKind::hangup()).map_err(Failure::Runtime)?;
     let started = Server::start(config.clone());

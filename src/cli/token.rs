@@ -112,7 +112,7 @@ impl Token {
             ..AppConfig::default()
         };
 
-        // Whoever has the secret may sign for any time.
+        // Anyone who has the secret may sign for any time.
         let limits = Limits {
             token_ttl: self.ttl.unwrap_or(limits::TOKEN_TTL_DEFAULT),
             ..Limits::default()

@@ -23,7 +23,7 @@ pub struct AppConfig {
     /// Origins from which browsers may connect; `["*"]` is any. `None`: any with a token, none without
     /// one where the app has keys for tokens.
     pub origins: Option<Vec<String>>,
-    /// Whether clients must authenticate; `None` stands for what [`super::Config::client_auth`] answers.
+    /// Whether clients must authenticate; `None` means what [`super::Config::client_auth`] returns.
     pub client_auth: Option<ClientAuth>,
     /// What happens to a client that reads too slowly.
     pub slow_consumer: SlowConsumer,
@@ -32,9 +32,9 @@ pub struct AppConfig {
     pub default_can: Option<serde_json::Value>,
     /// Rules for channels; the first whose pattern matches a channel's name holds.
     pub channels: Vec<ChannelRule>,
-    /// What is kept for users until a connection of theirs has confirmed it. `None`: nothing.
+    /// What is stored for users until a connection of theirs has confirmed it. `None`: nothing.
     pub user_events: Option<UserEvents>,
-    /// Bytes of histories and events for users that are kept together before more are refused. `None`: any number.
+    /// Bytes of histories and events for users that are stored together before more are refused. `None`: any number.
     #[serde(deserialize_with = "a_size")]
     pub max_stored_bytes: Option<usize>,
     /// Public keys that pages carry.
@@ -43,7 +43,7 @@ pub struct AppConfig {
     pub keys: Vec<ApiKeyConfig>,
     /// Keys that client tokens are verified with.
     pub tokens: Vec<TokenKeyConfig>,
-    /// Whether a token without `exp` is refused: it would be good for ever.
+    /// Whether a token without `exp` is refused: it would be good forever.
     pub require_exp: bool,
     /// The `iss` that a token must have, if set.
     pub issuer: Option<String>,
@@ -150,7 +150,7 @@ pub enum BadKey {
         /// Its length.
         len: usize,
     },
-    /// None, or several, of what exclude each other.
+    /// None, or several, of settings that exclude each other.
     #[error("{0} needs exactly one of {1}")]
     OneOf(String, &'static str),
     /// The hash cannot be read.
@@ -256,7 +256,7 @@ impl TokenAlgorithm {
 /// Where a token key comes from.
 #[derive(Clone, Debug, PartialEq)]
 pub enum KeyMaterial {
-    /// A secret shared with whoever signs.
+    /// A secret shared with the signer.
     Secret(Secret),
     /// The path of one; loading the configuration replaces it by [`KeyMaterial::Secret`].
     SecretFile(PathBuf),

@@ -149,12 +149,12 @@ impl FromStr for LimitSetting {
     }
 }
 
-/// How much of some channels is kept, as `--channel-history` and `FANFARE_CHANNEL_HISTORY` set it.
+/// How much of some channels is stored, as `--channel-history` and `FANFARE_CHANNEL_HISTORY` set it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HistorySetting {
     /// The channels, by pattern.
     pub pattern: String,
-    /// Events kept of each.
+    /// Events stored of each.
     pub size: usize,
 }
 
@@ -189,6 +189,7 @@ pub(super) fn apply(
     problems: &mut Vec<Problem>,
 ) {
     let mut args = args.clone();
+    // First, so that a secret counts the same wherever it comes from.
     read_files(&mut args, prefix, problems);
     apply_redis(&args, prefix, &mut config.redis, problems);
     let listen = args.listen.map(|address| address.or_port(listen::PORT));
@@ -222,6 +223,7 @@ pub(super) fn apply(
         config.data.get_or_insert_default().sync = sync;
     }
 
+    // Put back only if it was there or something sets it: a file may have other apps alone.
     let mut app = config.apps.remove(DEFAULT_APP);
     if !args.api_keys.is_empty() {
         app.get_or_insert_default().keys = api_keys(&args.api_keys, prefix, problems);
@@ -254,6 +256,7 @@ pub(super) fn apply(
 
     for HistorySetting { pattern, size } in args.channel_history {
         let rules = &mut app.get_or_insert_default().channels;
+        // The rule of the file for this pattern stays, with another size.
         match rules.iter_mut().find(|rule| rule.pattern == pattern) {
             Some(rule) => rule.history_size = size,
             None => rules.push(ChannelRule::new(&pattern, size)),
@@ -368,7 +371,8 @@ fn apply_redis(
                     place: named(prefix, "redis"),
                     message: error.to_string(),
                 });
-                // What the other settings lack is this one, and that is said already.
+                // Without this one the others would be reported as incomplete, and the reason is
+                // reported already.
                 redis.take();
                 return;
             }
@@ -469,6 +473,7 @@ fn set_limit(limits: &mut Limits, limit: &LimitSetting, prefix: &str) -> Result<
         });
     };
 
+    // Sizes and durations are texts in the file, such as 16KiB.
     *current = match limit.value.replace('_', "").parse::<i64>() {
         Ok(number) => toml::Value::Integer(number),
         Err(_) => toml::Value::String(limit.value.clone()),

@@ -1,4 +1,4 @@
-//! What is kept of channels and for users, and who is told about whom.
+//! What is stored of channels and for users, and who is notified of members.
 
 use std::time::Duration;
 
@@ -6,32 +6,32 @@ use serde::Deserialize;
 
 use crate::limits;
 
-/// One rule for channels: what is kept of them, and who hears of their members.
+/// One rule for channels: what is stored of them, and who is notified of their members.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ChannelRule {
     /// The names it is for; `*` stands for any run of characters.
     pub pattern: String,
-    /// Events kept per channel; 0 keeps none.
+    /// Events stored per channel; 0 stores none.
     #[serde(default)]
     pub history_size: usize,
-    /// Bytes kept per channel.
+    /// Bytes stored per channel.
     #[serde(default = "history_bytes", with = "crate::limits::size")]
     pub history_bytes: usize,
-    /// How long an event is kept.
+    /// How long an event is stored.
     #[serde(default = "history_ttl", with = "crate::limits::duration")]
     pub history_ttl: Duration,
-    /// Who is told who comes and goes.
+    /// Who is notified of members that come and go.
     #[serde(default)]
     pub presence: Presence,
-    /// How long a member that closed its connection itself, with 1001 or without a code, is still counted. A page that is
-    /// loaded again within this time is told as one `updated`. At most a minute; 0 is off.
+    /// How long a member that closed its connection itself, with 1001 or without a code, is still counted. For a page
+    /// that is loaded again within this time there is one notice, `updated`. At most a minute; 0 is off.
     #[serde(default, with = "crate::limits::duration")]
     pub leave_after: Duration,
 }
 
 impl ChannelRule {
-    /// A rule that says nothing but its pattern and what is kept.
+    /// A rule that says nothing but its pattern and what is stored.
     pub fn new(pattern: &str, history_size: usize) -> Self {
         Self {
             pattern: pattern.to_owned(),
@@ -52,7 +52,7 @@ fn history_ttl() -> Duration {
     limits::HISTORY_TTL_DEFAULT
 }
 
-/// Who is told who comes to a channel and leaves it.
+/// Who is notified of members that come to a channel and leave it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Presence {
@@ -79,16 +79,16 @@ impl Presence {
     }
 }
 
-/// What is kept for a user until one of its connections has confirmed it.
+/// What is stored for a user until one of its connections has confirmed it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct UserEvents {
-    /// Events kept per user.
+    /// Events stored per user.
     pub size: usize,
-    /// Bytes kept per user.
+    /// Bytes stored per user.
     #[serde(with = "crate::limits::size")]
     pub bytes: usize,
-    /// How long an event is kept.
+    /// How long an event is stored.
     #[serde(with = "crate::limits::duration")]
     pub ttl: Duration,
 }

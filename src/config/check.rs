@@ -49,7 +49,7 @@ impl Config {
         problems
     }
 
-    /// Without keys whoever reaches the server drives it, so only this machine may.
+    /// Without keys anyone who reaches the server drives it, so only this machine may.
     fn check_exposure(&self, problems: &mut Problems) {
         if !self.is_development() {
             return;
@@ -73,6 +73,7 @@ impl Config {
     }
 
     fn check_node(&self, problems: &mut Problems) {
+        // Port 0 is another one for each of them.
         if self.admin_listen == Some(self.listen) && self.listen.port() != 0 {
             problems.pair(
                 "admin_listen",

@@ -12,7 +12,7 @@ use crate::limits::{CLIENT_KEY_BYTES, CLIENT_KEY_BYTES_MIN, TOKEN_SECRET_BYTES, 
 const KEY_NAME: &str = "is not 1 to 64 visible characters";
 
 impl Config {
-    /// Who may have to authenticate needs a key to be verified with.
+    /// Clients that may have to authenticate need a key to be verified with.
     pub(super) fn check_client_auth(&self, name: &str, app: &AppConfig, problems: &mut Problems) {
         let setting = |key: &str| format!("apps.{name}.{key}");
         if app.user_events.is_some() && !self.has_users(app) {
@@ -108,7 +108,7 @@ impl Config {
         }
     }
 
-    /// A client key names one app, and whoever opens the page can read it.
+    /// A client key names one app, and anyone who opens the page can read it.
     pub(super) fn check_client_keys(&self, problems: &mut Problems) {
         let keys: Vec<_> = self
             .apps
@@ -147,6 +147,7 @@ impl Config {
 
     /// The secret, of whichever app, that `public` gives away.
     fn secret_equal_to(&self, public: &str) -> Option<String> {
+        // Of an API key only the hash is known.
         let hash = KeyHash::of(public);
         self.apps.iter().find_map(|(app, config)| {
             let api_key = config.keys.iter().find(|key| key.hash == hash);
@@ -166,7 +167,7 @@ pub(super) fn check_token_keys(name: &str, app: &AppConfig, problems: &mut Probl
     if app.jwks_url.is_some() && app.issuer.is_none() && app.audience.is_none() {
         let needs = ["issuer", "audience"].map(setting);
         problems.needing(setting("jwks_url"), needs, format!(
-            "app \"{name}\": jwks_url without issuer or audience would take every token of whoever signs there, also \
+            "app \"{name}\": jwks_url without issuer or audience would take every token that is signed there, also \
              those for others; set at least one of the two"
         ));
     }
@@ -226,7 +227,7 @@ fn check_form(app: &str, setting: &str, key: &ClientKeyConfig, problems: &mut Pr
     if key.key.len() < CLIENT_KEY_BYTES_MIN || !is_name(&key.key, CLIENT_KEY_BYTES, plain) {
         problems.value(format!("{setting}.key"), format!(
             "app \"{app}\": client key \"{}\" must be {CLIENT_KEY_BYTES_MIN} to {CLIENT_KEY_BYTES} visible ASCII \
-             characters without & = + % #, so that it stands in an address as it is",
+             characters without & = + % #, so that it needs no escaping in an address",
             key.name
         ));
     }

@@ -75,7 +75,7 @@ impl Config {
         }
     }
 
-    /// Ages are told to Redis in whole milliseconds.
+    /// Redis gets ages in whole milliseconds.
     fn check_ages(&self, problems: &mut Problems) {
         let mut check = |setting: String, place: &str, age: Duration| {
             let is_too_long = age.as_millis() > u128::from(HISTORY_TTL_MS_MAX);
@@ -132,7 +132,7 @@ fn check_zeros(limits: &Limits, problems: &mut Problems) {
     }
 }
 
-/// What is largest on one way must fit where it goes next.
+/// The largest of each thing must fit where it goes next.
 fn check_sizes(limits: &Limits, problems: &mut Problems) {
     let Limits {
         body_bytes,
@@ -382,7 +382,7 @@ fn check_with_redis(limits: &Limits, problems: &mut Problems) {
         ..
     } = *limits;
 
-    // Binary data travels as base64, and is kept with the names that it is not for.
+    // Binary data travels as base64, and is stored with the names that it is not for.
     let most = BUS_FRAME_BYTES / 4;
     for (name, value) in [("body_bytes", body_bytes), ("message_bytes", message_bytes)] {
         if value > most {

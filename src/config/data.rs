@@ -36,7 +36,8 @@ impl Default for DataConfig {
 }
 
 impl DataConfig {
-    /// What does not make sense. `has_redis`: nodes are joined by Redis, which then keeps everything.
+    /// Adds what does not make sense to `problems`. `has_redis`: nodes are joined by Redis, which
+    /// then keeps everything.
     pub(super) fn check(&self, has_redis: bool, problems: &mut Problems) {
         if self.dir.as_os_str().is_empty() {
             problems.pair(

@@ -1,4 +1,4 @@
-//! A TOML file, read as far as it can be: each mistake is noted and left out, so that all are reported at once.
+//! A TOML file, read as far as it can be: each mistake is noted and left out, so that all are reported together.
 //!
 //! Two passes. The first blanks the lines that are not TOML, until the rest is. The second reads that as a [`Config`];
 //! where serde refuses an entry, the entry is taken out and the rest is read again. So serde's types stay the only list
@@ -106,7 +106,8 @@ impl Reader<'_> {
 
             let mut has_changed = false;
             for (line, message) in errors {
-                // What only shows once other lines are gone may be their fault, and so may what stands under a bad head.
+                // An error that only shows once other lines are gone may be caused by them, and so may one under a
+                // bad head.
                 let range = line_range(self.text, line);
                 if is_first && clean[range.clone()] == self.text[range] {
                     let message = words::not_toml(self.text, line, &message);
@@ -125,7 +126,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Blanks one line; with the head of a table, also what stands in it, which would fall to the table before.
+    /// Blanks one line; with the head of a table, also its content, which would fall to the table before.
     fn blank(&mut self, clean: &mut String, line: usize) -> bool {
         let range = line_range(self.text, line);
         let end = if is_header(&self.text[range.clone()]) {
@@ -197,7 +198,7 @@ impl Reader<'_> {
             return self.problems.push((line, problem));
         }
         if taken.is_table && self.is_incomplete(taken) {
-            // What it lacks may be what was left out of it.
+            // The field that it lacks may be the one that was left out of it as wrong.
             return;
         }
         let value = &self.text[taken.value.clone()];
@@ -217,7 +218,7 @@ impl Reader<'_> {
     }
 }
 
-/// Where a list stands in the place of a table that is not one of several.
+/// Where there is a list in the place of a table that is not one of several.
 fn list_for_table(table: &DeTable<'_>) -> Option<Range<usize>> {
     let is_list = |value: &Spanned<DeValue<'_>>| matches!(value.get_ref(), DeValue::Array(_));
     table
@@ -236,9 +237,9 @@ fn list_for_table(table: &DeTable<'_>) -> Option<Range<usize>> {
 struct Taken {
     /// The names that lead to it, such as `limits.heartbeat`.
     path: String,
-    /// Where its key stands, or the entry of a list.
+    /// Where its key is, or the entry of a list.
     offset: usize,
-    /// Where its value stands; of a table its head.
+    /// Where its value is; of a table its head.
     value: Range<usize>,
     is_table: bool,
 }
@@ -263,7 +264,7 @@ impl Taken {
     }
 }
 
-/// Takes out what stands at `span`: an entry by its key or its value, or an item of a list. The innermost, since a list
+/// Takes out what is at `span`: an entry by its key or its value, or an item of a list. The innermost, since a list
 /// of tables has the place of its first one.
 fn take_out(table: &mut DeTable<'_>, span: &Range<usize>) -> Option<Taken> {
     for (key, value) in table.iter_mut() {
@@ -334,7 +335,7 @@ fn line_of(text: &str, offset: usize) -> usize {
     1 + before.matches('\n').count()
 }
 
-/// Where a line stands, without its end.
+/// Where a line is, without its end.
 pub(super) fn line_range(text: &str, line: usize) -> Range<usize> {
     let mut start = 0;
     for (n, content) in text.split('\n').enumerate() {
@@ -346,7 +347,8 @@ pub(super) fn line_range(text: &str, line: usize) -> Range<usize> {
     text.len()..text.len()
 }
 
-/// The path of the setting, or of the table, that is written in a line that is not TOML; `""` where nobody can tell.
+/// The path of the setting, or of the table, that is written in a line that is not TOML; `""` if that cannot be
+/// known.
 fn path_of_line(text: &str, line: usize) -> String {
     let own = &text[line_range(text, line)];
     let head = |line: &str| line.trim().trim_matches(['[', ']']).to_owned();

@@ -16,7 +16,7 @@ use super::{
 const PREFIX: &str = "FANFARE_";
 const LIMIT: &str = "LIMIT_";
 
-/// By which platforms say where to listen; the only variable without the prefix.
+/// The variable by which platforms say where to listen; the only one without the prefix.
 pub(super) const PORT: &str = "PORT";
 
 /// Variables that the other commands read.
@@ -70,6 +70,7 @@ pub(super) fn read(
             continue;
         };
 
+        // Compose files and charts pass on what is not set as an empty variable.
         if value.is_empty()
             || CLIENT_VARIABLES.contains(&&*variable)
             || is_service_link(name, &value)
@@ -83,6 +84,7 @@ pub(super) fn read(
                 value,
             });
         } else if let Some(flag) = flags.iter().find(|flag| named(PREFIX, flag) == variable) {
+            // Parsed by itself, so that a problem names its own variable.
             let word = format!("--{flag}={value}");
             match command.clone().try_get_matches_from([&word]) {
                 Ok(_) => line.push(word),
@@ -133,8 +135,8 @@ fn cause(error: &clap::Error) -> String {
     }
 }
 
-/// Kubernetes tells every pod the address of every service by variables: those of a service called `fanfare`,
-/// such as `FANFARE_PORT=tcp://10.0.0.1:80`, look like ours, and must not keep the server from starting.
+/// Kubernetes gives every pod the addresses of all services in variables: those of a service called `fanfare`, such
+/// as `FANFARE_PORT=tcp://10.0.0.1:80`, look like ours, and must not keep the server from starting.
 fn is_service_link(name: &str, value: &str) -> bool {
     name.ends_with("SERVICE_HOST")
         || name.contains("SERVICE_PORT")

@@ -117,6 +117,7 @@ fn read_app_secrets(
 ) {
     for (name, app) in &mut config.apps {
         for (n, key) in app.keys.iter_mut().enumerate() {
+            // Taken even if it cannot be read: what is left would be a second problem of the same file.
             let Some(path) = key.key_file.take() else {
                 continue;
             };

@@ -5,7 +5,7 @@ use std::{fmt, net::IpAddr};
 use hyper::Uri;
 use serde::Deserialize;
 
-/// Where the public keys of whoever signs client tokens are fetched from: `https`, or `http` on this machine.
+/// Where the public keys of the signer of client tokens are fetched from: `https`, or `http` on this machine.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct JwksUrl(Uri);
@@ -77,6 +77,7 @@ impl TryFrom<String> for JwksUrl {
             return Err(BadJwksUrl::Credentials);
         }
 
+        // A port that is too large reads as none, which would stand for the usual one.
         let has_port = authority.as_str().len() > authority.host().len();
         if authority.host().is_empty() || (has_port && authority.port_u16().is_none()) {
             return Err(BadJwksUrl::Form);

@@ -100,7 +100,7 @@ impl FromStr for ListenAddress {
             return Err(BadListenAddress::Url(authority.to_owned()));
         }
 
-        // IPv6 addresses with a port have been read above, so the last colon stands before a port.
+        // IPv6 addresses with a port have been read above, so what follows the last colon is a port.
         let (host, number) = match text.rsplit_once(':') {
             Some((host, number)) => (host, Some(number)),
             None if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) => {

@@ -67,7 +67,7 @@ fn is_level(word: &str) -> bool {
     !word.is_empty() && word.parse::<LevelFilter>().is_ok()
 }
 
-/// `may_be_module` says that the word stands alone, where a module needs a level.
+/// `may_be_module` says that the word is alone, where a module needs a level.
 fn not_a_level(word: &str, may_be_module: bool) -> String {
     let lower = word.to_lowercase();
     let meant = SYNONYMS

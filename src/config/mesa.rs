@@ -31,7 +31,7 @@ pub struct MesaConfig {
     pub store_messages: bool,
     /// The version of Mesa that clients must have, if set. Others are closed with 1002.
     pub enforce_version: Option<String>,
-    /// Whether portals in Redis are told of clients and their messages.
+    /// Whether portals in Redis are notified of clients and their messages.
     pub portal: bool,
 }
 

@@ -96,8 +96,8 @@ pub struct Config {
     pub trusted_proxies: Vec<IpNet>,
     /// Paths of attributes that the API hides when it shows connections.
     pub redact: Vec<String>,
-    /// How long all goes on after SIGTERM while readiness already fails; `None` stands for what
-    /// [`Config::drain_delay`] answers.
+    /// How long all goes on after SIGTERM while readiness already fails; `None` means what [`Config::drain_delay`]
+    /// returns.
     #[serde(with = "file::optional_duration")]
     pub drain_delay: Option<Duration>,
     /// How long leaving may take, the delay included; over half of what that leaves, clients are sent away.
@@ -147,7 +147,8 @@ impl Loaded {
         }
     }
 
-    /// The line of the setting `key`. What one of several tables lacks stands where that table begins.
+    /// The line of the setting `key`. A setting that one of several tables lacks has the line where that table
+    /// begins.
     fn line(&self, key: &str) -> Option<usize> {
         let table = key.rsplit_once('.').map(|(table, _)| table);
         let table = table.filter(|table| table.ends_with(']'));
@@ -252,7 +253,7 @@ type Layer<'a> = (&'a ServeArgs, &'static str);
 /// The rules that the file breaks by itself.
 fn problems_of_file(config: &Config, folder: Option<&Path>) -> Problems {
     let mut config = config.clone();
-    // What cannot be read is told of once, after flags and variables have replaced what they set.
+    // What cannot be read is reported once, after flags and variables have replaced what they set.
     file::read_keys(&mut config, folder, &mut Vec::new());
     config.rules()
 }
@@ -348,10 +349,13 @@ impl Config {
         } = document;
 
         let folder = path.and_then(|path| path.parent());
+        // What the file breaks by itself is reported with a line of the file; what only all layers
+        // together break has none.
         let of_file = problems_of_file(&config, folder);
         let has_default = config.apps.contains_key(DEFAULT_APP);
 
         let has_listen = lines.contains_key("listen");
+        // In this order: each layer replaces what the one before it has set.
         args::apply(&variables, "FANFARE_", &mut config, &mut problems);
         args::apply(args, "--", &mut config, &mut problems);
 
@@ -361,6 +365,7 @@ impl Config {
                 .insert(DEFAULT_APP.to_owned(), AppConfig::default());
         }
 
+        // Platforms set it for every program, so an address that is meant for Fanfare comes first.
         if let Some(port) = port
             && !(has_listen || args.listen.is_some() || variables.listen.is_some())
         {
@@ -421,7 +426,7 @@ impl Config {
     /// The client authentication of `app`: as set. Otherwise `required` where the configuration has a key for client
     /// tokens, and `optional` where it has none and a secret is made up for development.
     pub fn client_auth(&self, app: &AppConfig) -> ClientAuth {
-        // Whoever sets up tokens expects strangers to be refused, not to get every broadcast.
+        // Someone who sets up tokens expects strangers to be refused, not to get every broadcast.
         let default = if app.has_token_keys() {
             ClientAuth::Required
         } else {

@@ -1,4 +1,4 @@
-//! Networks whose word is taken.
+//! Networks whose `X-Forwarded-For` is believed.
 
 use std::net::IpAddr;
 

@@ -10,11 +10,11 @@ pub(crate) enum OriginPattern {
     /// The pages of one origin, or of the subdomains of its host.
     Of {
         scheme: Box<str>,
-        /// The host, or what stands after `*.`; in lower case.
+        /// The host, or what comes after `*.`; in lower case.
         host: Box<str>,
         /// The port, unless it is the scheme's own.
         port: Option<u16>,
-        /// `*.` stood before the host: every host below it, at any depth, and not the host itself.
+        /// `*.` preceded the host: every host below it, at any depth, and not the host itself.
         is_parent: bool,
     },
 }
@@ -67,7 +67,7 @@ impl<'a> OriginParts<'a> {
             return Err(BadOrigin::Path);
         }
 
-        // The colons of an IPv6 address stand in brackets.
+        // The colons of an IPv6 address are in brackets.
         let (host, port) = match rest.rfind(':') {
             Some(at) if !rest.ends_with(']') => (&rest[..at], Some(&rest[at + 1..])),
             _ => (rest, None),

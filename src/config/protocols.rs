@@ -157,6 +157,7 @@ impl ProtocolKind {
     pub(crate) fn of_default_path(path: &str) -> Option<Self> {
         let path = path.trim_end_matches('/');
         Self::ALL.into_iter().find(|kind| {
+            // Only a protocol that is on has paths.
             let mut config = ProtocolsConfig::default();
             config.enable(*kind);
             config
@@ -258,7 +259,8 @@ pub(crate) const OWN_PATHS: [&str; 7] = [
 ];
 
 impl Config {
-    /// Refuses paths of protocols that are none, that are the server's own, or that two protocols share for the same host.
+    /// Refuses what is not a path, paths that are the server's own, and those that two protocols share for the same
+    /// host.
     pub(super) fn check_protocols(&self, problems: &mut Problems) {
         let mut taken = BTreeMap::new();
         for (name, app) in &self.apps {
@@ -283,6 +285,7 @@ impl Config {
                     continue;
                 }
 
+                // With one slash at its end: `/rtm` and `/rtm/` are the same path, and `/v1` is below `/v1/`.
                 let slashed = format!("{}/", path.trim_end_matches('/'));
                 if let Some(own) = OWN_PATHS.iter().find(|own| slashed.starts_with(**own)) {
                     problems.value(setting, format!("{place} is the server's own ({own})"));
@@ -291,11 +294,13 @@ impl Config {
 
                 let hosts = app.protocols.hosts(kind);
                 if of == "path" {
+                    // Once for a protocol that has two paths.
                     check_hosts((name, kind), hosts, problems);
                 }
 
                 let mut keys: Vec<_> = hosts.iter().map(|host| host.to_ascii_lowercase()).collect();
                 if keys.is_empty() {
+                    // Stands for every host that no other app has.
                     keys.push(String::new());
                 }
 

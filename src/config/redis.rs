@@ -17,7 +17,7 @@ const SENTINEL_PORT: u16 = 26379;
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RedisConfig {
-    /// The servers, and who Fanfare is to them.
+    /// The servers, and the user as which Fanfare connects.
     pub url: RedisUrl,
     /// Where that is to be read from; loading the configuration replaces it by `url`.
     pub url_file: Option<PathBuf>,
@@ -108,7 +108,7 @@ impl RedisConfig {
     }
 }
 
-/// What stands behind the addresses.
+/// What the addresses lead to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RedisKind {
     /// One server.
@@ -123,7 +123,7 @@ pub enum RedisKind {
 /// `redis://user:password@host:port/0` and its variants. The password is never shown.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RedisUrl {
-    /// What stands behind the addresses.
+    /// What the addresses lead to.
     pub kind: RedisKind,
     /// Whether connections are made with TLS.
     pub tls: bool,
@@ -345,6 +345,7 @@ fn shown(scheme: &str) -> String {
 
 fn server(text: &str, n: usize, sentinel: bool) -> Result<(String, u16), BadRedisUrl> {
     let usual = if sentinel { SENTINEL_PORT } else { PORT };
+    // An IPv6 address has colons itself, and so stands in brackets.
     let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((host, "")) => (host, None),
         Some((host, port)) => (

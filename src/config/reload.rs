@@ -49,7 +49,7 @@ impl ReloadReport {
 
 /// What `new` makes of a server that runs with `running`: the settings it goes on with, and what differs.
 ///
-/// `log` and `log_format` belong to whoever set up the logger, and are in neither list.
+/// `log` and `log_format` belong to the program that set up the logger, and are in neither list.
 pub(crate) fn merge(running: &Config, new: Config) -> (Config, ReloadReport) {
     let mut report = ReloadReport::default();
     report_server(running, &new, &mut report);
@@ -178,7 +178,7 @@ fn report_server(running: &Config, new: &Config, report: &mut ReloadReport) {
     }
 }
 
-/// Port 0 stands for whichever port was free.
+/// Port 0 means whichever port was free.
 fn is_same_address(running: SocketAddr, new: SocketAddr) -> bool {
     running == new || (new.port() == 0 && running.ip() == new.ip())
 }
@@ -347,7 +347,7 @@ fn report_app(name: &str, running: &AppConfig, new: &AppConfig, report: &mut Rel
     }
 }
 
-/// Keys by their names, each with what tells whether it is still the same.
+/// Keys by their names, each with what shows whether it is still the same.
 type Named<'k, K> = BTreeMap<&'k str, &'k K>;
 
 fn named<K>(keys: &[K], name: impl Fn(&K) -> &str) -> Named<'_, K> {

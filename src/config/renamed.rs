@@ -15,7 +15,7 @@ pub(super) struct Renamed {
     pub(super) new: &'static str,
 }
 
-/// Where a renamed setting stands.
+/// The table of a renamed setting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Table {
     Limits,

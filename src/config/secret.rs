@@ -1,4 +1,4 @@
-//! Text that must not be shown, and the hash that is kept of it.
+//! Text that must not be shown, and its hash.
 
 use std::{fmt, str::FromStr};
 

@@ -109,7 +109,7 @@ pub(super) fn unknown_key(
 /// Why serde refused the entry at `path`, whose value is written as `value`.
 pub(super) fn refused(path: &str, is_table: bool, value: &str, message: &str) -> String {
     let name = path.rsplit('.').next().unwrap_or_default();
-    // What is written in the place of the tables that hold keys may be one.
+    // A value in the place of a table that holds keys may be a key, and is not repeated.
     let holds_keys =
         path == "apps" || (path.starts_with("apps.") && path.matches('.').count() == 1);
     let value = if holds_keys { "" } else { value };
@@ -156,7 +156,7 @@ fn other_brackets(path: &str, is_table: bool, value: &str, message: &str) -> Opt
     }
 
     match path.split('.').collect::<Vec<_>>()[..] {
-        // What stands there may be a secret of an app.
+        // The value may be a secret of an app.
         ["apps"] | ["apps", _] => Some(format!(
             "{path}: settings of an app are under [apps.<name>], such as [apps.default]"
         )),
@@ -281,7 +281,7 @@ pub(super) fn not_toml(text: &str, line: usize, message: &str) -> String {
     let quoted = format!("\"{value}\"");
     if !opens && DeValue::parse(value).is_err() && DeValue::parse(&quoted).is_ok() {
         let tables = text.lines().take(line).filter(|line| line.starts_with('['));
-        // What stands in the place of an app's table may be one of its keys.
+        // A value in the place of an app's table may be one of its keys, and is not repeated.
         let in_apps = tables.last().is_some_and(|table| table.trim() == "[apps]");
         let value = if in_apps || key == "apps" { "" } else { value };
         return format!("{key}: {}", in_quotes(name, value));
@@ -311,7 +311,7 @@ fn without_equals(content: &str, message: &str) -> String {
     }
 }
 
-/// A line without what stands behind `#`, unless that is in quotes.
+/// A line without its comment, which begins with a `#` outside of quotes.
 fn without_comment(line: &str) -> &str {
     let mut quote = None;
     for (at, char) in line.char_indices() {

@@ -1,7 +1,7 @@
 //! Messages of Mesa's dispatchers.
 //!
 //! With sync one node decides about each message, the one that leads; see [`crate::node`]'s part on Mesa. The others hold it
-//! until they hear what was decided, so that whoever takes the lead next decides about what is left.
+//! until they hear what was decided, so that the node that leads next decides about what is left.
 
 use std::time::Instant;
 

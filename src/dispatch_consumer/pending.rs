@@ -40,7 +40,7 @@ pub(super) struct PendingDispatches {
 }
 
 impl PendingDispatches {
-    /// Holds `message`, unless it was done before it was heard; answers those that there is no room for any more.
+    /// Holds `message`, unless it was done before it was heard; returns those that there is no longer room for.
     pub(super) fn hold(&mut self, message: Message) -> Vec<Message> {
         let now = message.heard;
         while self
@@ -70,7 +70,7 @@ impl PendingDispatches {
         lost
     }
 
-    /// Notes that a message was done, by whomever. One of several that are alike stands for the others.
+    /// Notes that a message was done, by any node. One of several that are alike stands for the others.
     pub(super) fn done(&mut self, digest: String, now: Instant) {
         match self
             .messages

@@ -1,7 +1,8 @@
 //! Connections that have ended, in the order in which they did.
 //!
-//! Forgetting one takes about as long as letting one in. Where thousands end at once, whoever comes in would wait for all of
-//! them at each step of its handshake; so they are forgotten in slices, and what else is ready goes in between.
+//! Forgetting one takes about as long as letting one in. When thousands end at the same time, a client that comes in
+//! would wait for all of them at each step of its handshake. So they are forgotten in slices, and what else is ready
+//! goes in between.
 
 use std::{cell::RefCell, collections::VecDeque, fmt, rc::Rc};
 
@@ -23,6 +24,7 @@ impl Queue {
     fn next(&self) -> Option<Last> {
         let mut waiting = self.waiting.borrow_mut();
         let next = waiting.pop_front();
+        // Thousands may have waited here: their room is given back.
         if next.is_none() {
             waiting.shrink_to(SCAN_CHUNK);
         }
@@ -69,7 +71,8 @@ impl Worker {
 }
 
 impl Drop for Worker {
-    /// What waits holds the thread's event loop, which holds the queue: it must not stay in it.
+    /// Drops that wait hold the thread's event loop, which holds the queue: left there, neither
+    /// would ever be freed.
     fn drop(&mut self) {
         self.0.waiting.take();
     }

@@ -66,6 +66,7 @@ impl EventLoop {
             }
 
             let small = small || (bulk && self.linger().await);
+            // Small ones go first, but after some slices the others get one, or they would starve.
             let small = small && (!bulk || small_in_a_row < SMALL_SLICES_PER_BULK);
             small_in_a_row = if small { small_in_a_row + 1 } else { 0 };
             let begun = Instant::now();
@@ -87,15 +88,16 @@ impl EventLoop {
                 Duration::ZERO
             };
 
+            // Sessions, HTTP and all else on this thread run between two slices.
             tokio::task::yield_now().await;
         }
     }
 
     /// Waits where admission is full for a batch that is worth its system calls, but not for long; true if a small
-    /// publication has come meanwhile.
+    /// publication has come in the meantime.
     ///
-    /// Another shard is behind then: what little could be written now would cost as many system calls as all that comes
-    /// within the millisecond, and take the processor from those behind.
+    /// Another shard lags then: what little could be written now would cost as many system calls as all that comes
+    /// within the millisecond, and take the processor from the shards that lag.
     async fn linger(&self) -> bool {
         if self.hub.shards().len() == 1 {
             return false;
@@ -219,7 +221,7 @@ impl EventLoop {
         }
     }
 
-    /// Writes one connection's frames as far as its socket takes them; answers how many events went out whole.
+    /// Writes one connection's frames as far as its socket takes them; returns how many events went out whole.
     fn offer(
         &self,
         work: &Work,
@@ -327,6 +329,7 @@ impl EventLoop {
                 Progress::Gone => return Ok(()),
             }
 
+            // Only now: what was taken before the failure had to be settled.
             result?;
             if taken > 0 && socket.stalled.get().is_some() {
                 socket.stalled.set(Some(Instant::now()));
@@ -335,7 +338,7 @@ impl EventLoop {
     }
 
     /// A socket failed: its reader is woken and ends the connection. What the session waits for before it reads on is over
-    /// as well, since nobody will ever read what stands in the way.
+    /// as well, since nobody will ever read what is in the way.
     fn broken(&self, at: SlotRef) {
         if let Some(socket) = self.socket_of(at) {
             socket.reset();

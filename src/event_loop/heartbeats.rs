@@ -1,4 +1,4 @@
-//! Whose turn it is to be pinged, without a timer per connection.
+//! Which connections are to be pinged now, without a timer per connection.
 
 use std::time::Duration;
 
@@ -27,6 +27,7 @@ pub(super) struct Turn {
 
 impl Heartbeats {
     pub(super) fn new(limits: &Limits) -> Self {
+        // With one bucket, a ping would be looked for in the tick in which it is sent.
         let buckets = ticks(limits.heartbeat).max(2);
         let wait = ticks(limits.heartbeat_wait).clamp(1, buckets - 1);
         Self {

@@ -74,7 +74,7 @@ pub(crate) struct LocalSocket {
     polling: OnceCell<Arc<AtomicBool>>,
 }
 
-/// What stands in the place of one slot: who is seated there now, if anyone.
+/// The entry of one slot: the socket of its connection, if it has one now.
 ///
 /// The generation is here, not in the socket alone: to find a socket, a write touches this entry, and of the socket only the
 /// cache line that holds the descriptor. So the size of tokio's socket, which depends on the features that the embedding
@@ -121,7 +121,7 @@ impl LocalSocket {
 
     /// How long the client has to answer a close frame before its socket is reset.
     ///
-    /// One that polls answers none. Its connection ends as soon as the frame is written, and what it was told waits for its next
+    /// One that polls answers none. Its connection ends as soon as the frame is written, and what it was sent waits for its next
     /// poll. Only where the socket is full because it does not poll, the frame cannot be written.
     pub(crate) fn close_grace(&self) -> Duration {
         if self.is_polled() {
@@ -170,7 +170,7 @@ impl LocalSocket {
         let _ = socket.set_tcp_user_timeout(Some(wait));
     }
 
-    /// Ends the socket in both directions, so that whoever waits on it wakes up; unsent bytes are thrown away.
+    /// Ends the socket in both directions, so that all who wait on it wake up; unsent bytes are thrown away.
     pub(crate) fn reset(&self) {
         let socket = socket2::SockRef::from(&self.stream);
         // Both fail only if the peer is gone already, which is what is wanted.
@@ -194,7 +194,7 @@ pub(crate) struct EventLoop {
     heartbeats: RefCell<Heartbeats>,
     deferred_drops: DeferredDrops,
     unfinished: Unfinished,
-    /// What came behind messages that have yet to be done.
+    /// What came after messages that have yet to be done.
     held: Unfinished,
     /// How often the writer went round.
     flushes: Cell<u64>,
@@ -295,6 +295,7 @@ impl EventLoop {
             return false;
         };
 
+        // The session's must be the only one left, so that the stream can be changed in it.
         entry.socket = None;
         let own = Rc::get_mut(socket);
         let is_own = own.is_some();
@@ -308,7 +309,7 @@ impl EventLoop {
         is_own
     }
 
-    /// Does `last` when it is the turn of a connection that has ended: in the order of the calls, and in slices.
+    /// Does `last` for a connection that has ended: later, in the order of the calls, and in slices.
     pub(crate) fn drop_later(&self, last: impl FnOnce() + 'static) {
         self.deferred_drops.push(Box::new(last));
     }
@@ -337,7 +338,7 @@ impl EventLoop {
         &self.unfinished
     }
 
-    /// What this thread's clients have sent behind a message that has yet to be done. It is bounded like unfinished messages,
+    /// What this thread's clients have sent after a message that has yet to be done. It is bounded like unfinished messages,
     /// and may wait for as long as that takes.
     pub(crate) fn held(&self) -> &Unfinished {
         &self.held
@@ -354,6 +355,8 @@ impl EventLoop {
         socket: &LocalSocket,
         each: impl FnOnce(&mut [u8]),
     ) -> Poll<io::Result<usize>> {
+        // A socket that is said to be readable may have nothing. Asked again, it wakes the task
+        // later.
         loop {
             ready!(socket.stream.poll_read_ready(cx))?;
             let mut buffer = self.buffer.borrow_mut();

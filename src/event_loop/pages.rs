@@ -11,8 +11,8 @@ use rustix::{
 };
 /// A file in memory that holds one run, which `sendfile` puts into a socket's queue by reference to its pages.
 ///
-/// A socket keeps the pages that it was sent for as long as it needs them: the file is cut before it is written anew, and
-/// gets others.
+/// A socket keeps the pages that it was sent for as long as it needs them: the file is cut before it is written
+/// again, and gets others.
 #[derive(Debug, Default)]
 pub(super) struct Pages {
     file: Option<OwnedFd>,
@@ -34,7 +34,7 @@ impl Pages {
         }
     }
 
-    /// Holds nothing of use any more.
+    /// Holds nothing of use from now on.
     pub(super) fn forget(&mut self) {
         self.held = 0;
     }
@@ -61,7 +61,7 @@ impl Pages {
         };
     }
 
-    /// Sends what it holds; answers how many bytes the socket took, 0 where it is to be sent otherwise.
+    /// Sends what it holds; returns how many bytes the socket took, 0 if it is to be sent otherwise.
     ///
     /// A socket whose client is gone raises SIGPIPE here, which a Rust program ignores unless it asks for it.
     ///

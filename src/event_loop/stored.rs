@@ -44,6 +44,8 @@ impl EventLoop {
         (waiting, asked): (&Waiting, Asked),
         caught_up: &mut CatchUp,
     ) {
+        // Most connections miss nothing. Only for one that does, frames are made, and without the
+        // lock.
         let judge = |table: &mut Table| table.judge(at, waiting, asked);
         let Some(suspect) = self.shard.lock(judge) else {
             return;

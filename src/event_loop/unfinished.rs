@@ -1,5 +1,5 @@
-//! Messages of clients that have begun and not ended: how long they may take, and how much memory all of them. What came behind
-//! a message that has yet to be done is counted in the same way.
+//! Messages of clients that have begun and not ended: how long they may take, and how much memory all of them.
+//! Bytes that came after a message that has yet to be done are counted in the same way.
 
 use std::{
     cell::{Cell, RefCell},

@@ -21,10 +21,10 @@ use crate::{
     time_slice::TimeSlice,
 };
 
-/// What a client is told that should have authenticated and did not.
+/// The reason for a client that should have authenticated and did not.
 const NOT_IN_TIME: &str = "no token came in time; connect with ?token=, or send op \"auth\" first";
 
-/// The same, for one whose address has a parameter that is none.
+/// The same, for a client whose address has a parameter with a similar name.
 const TOKEN_MISNAMED: &str =
     "no token came in time; a parameter of the address is like ?token= and is not: rename it";
 
@@ -32,6 +32,8 @@ impl EventLoop {
     /// Looks after the shard until the thread ends.
     pub(super) async fn watch(self: Rc<Self>) {
         let mut ticks = tokio::time::interval(TICK);
+        // A thread that was held up does not make up for lost ticks: pings would follow each other
+        // before clients can answer.
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let ping = Frame::ping(b"");
         let mut seen = 0;
@@ -83,7 +85,7 @@ impl EventLoop {
         self.shard.lock_and_wake(|table| {
             for at in due {
                 let question = table.open_question(*at);
-                // Clients of other protocols may need a sign of life that is no ping of WebSocket's.
+                // Clients of other protocols may need a sign of life that is not WebSocket's ping.
                 let needs_both = question.is_some() && !table.is_native(*at);
                 if let Some(question) = question {
                     table.place_own(*at, question);
@@ -98,7 +100,7 @@ impl EventLoop {
 
     /// Looks after a connection that was pinged a while ago: if it has not answered, it is ended.
     ///
-    /// The time to answer begins when the ping has left the socket. A client on a slow link may still be reading what stands
+    /// The time to answer begins when the ping has left the socket. A client on a slow link may still be reading what comes
     /// before it.
     pub(super) fn miss(&self, at: SlotRef) {
         let Some(socket) = self.socket_of(at) else {
@@ -109,7 +111,7 @@ impl EventLoop {
         }
 
         if Self::holds_ping(&socket) {
-            // What is in the kernel's hands, only the kernel can see moving.
+            // The ping is in the kernel's buffer, and only the kernel sees whether that moves.
             socket.end_if_silent_for(self.hub.limits().outbox_age);
             socket.waits.set(true);
             self.expect(PING_LOOK, at, Due::PingLeft(socket.pings.get()));

@@ -66,8 +66,8 @@ pub(super) struct Cut {
 
 /// What a run of the log is as one write, worked out once for all connections that have this run.
 ///
-/// Its frames are copied into one buffer: the kernel takes one stretch of memory for less than it takes its pieces. What
-/// some, but not very many sockets get is given to the kernel as [`Pages`].
+/// Its frames are copied into one buffer: the kernel takes one stretch of memory for less than it takes its pieces. A
+/// run that some sockets get, but not very many, is given to the kernel as [`Pages`].
 #[derive(Debug, Default)]
 pub(super) struct PreparedWrite {
     first: u64,
@@ -131,6 +131,8 @@ impl PreparedWrite {
 
         self.joined.clear();
         self.pages.forget();
+        // One frame is in one piece already, and a long run costs more to copy than its pieces cost
+        // the kernel.
         if frames.len() > 1 && self.bytes <= JOINED_BYTES {
             for frame in frames {
                 self.joined.extend_from_slice(frame.bytes());
@@ -178,7 +180,7 @@ impl PreparedWrite {
         Ok(taken + write(sink, rest, unwritten, &buffers(rest, begun))?)
     }
 
-    /// All of it, where it lies in one piece.
+    /// All of it, where it is in one piece.
     fn whole<'a>(&'a self, frames: &'a [Frame]) -> Option<&'a [u8]> {
         match frames {
             [frame] => Some(frame.bytes()),
@@ -291,7 +293,8 @@ pub(super) fn write(
         let Cut { whole, begun } = split(frames, skip + taken);
         match send(sink, &buffers(&frames[whole..], begun)) {
             Ok(Some(more)) => taken += more,
-            // What it took is taken. A socket that has failed fails again at the next write.
+            // The bytes that it took are gone. A socket that has failed fails again at the next
+            // write.
             Ok(None) | Err(_) => break,
         }
     }

@@ -1,8 +1,8 @@
-//! Which kept event of an app is the oldest, and which are past their time, whatever their topics.
+//! Which stored event of an app is the oldest, and which are past their time, whatever their topics.
 //!
-//! Events that are kept equally long expire in the order in which they came: one linked list per such class, through
-//! one table of places. So adding and removing cost the same however much is kept, and nothing stale is left behind
-//! for a later clean-up to stumble over under the lock. Classes are few, as they come from the configuration.
+//! Events that are stored equally long expire in the order in which they came: one linked list per such class,
+//! through one table of places. So adding and removing cost the same however much is stored, and nothing stale is
+//! left for a later clean-up to stumble over under the lock. Classes are few, as they come from the configuration.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use super::Key;
 /// Ends a list.
 const NONE: u32 = u32::MAX;
 
-/// Where an event stands in the order; its holder gives it back to [`Ages::remove`], once.
+/// An event's place in the order; its holder gives it back to [`Ages::remove`], once.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct AgePlace(u32);
 
@@ -34,7 +34,7 @@ struct Class {
     last: u32,
 }
 
-/// An app's kept events by age. Its memory follows the most events that were ever kept at once.
+/// An app's stored events by age. Its memory follows the most events that were ever stored at the same time.
 #[derive(Debug)]
 pub(super) struct Ages {
     nodes: Vec<Node>,
@@ -127,6 +127,7 @@ impl Ages {
         let at = place.0;
         let node = &mut self.nodes[at as usize];
         let (class, previous, next) = (node.class as usize, node.previous, node.next);
+        // Free places are a list of their own, so that the table never has to be searched for one.
         node.key = None;
         node.next = self.free;
         self.free = at;
@@ -143,17 +144,19 @@ impl Ages {
     }
 
     fn heads(&self) -> impl Iterator<Item = &Node> {
+        // All events of a class live equally long, so its first is its oldest and the next whose time ends. An empty
+        // class has none: `NONE` is beyond every place.
         self.classes
             .iter()
             .filter_map(|class| self.nodes.get(class.first as usize))
     }
 
-    /// Whose event is the oldest.
+    /// The topic of the oldest event.
     pub(super) fn oldest(&self) -> Option<&Key> {
         self.heads().min_by_key(|node| node.number)?.key.as_ref()
     }
 
-    /// Whose event is past its time.
+    /// The topic of an event that is past its time.
     pub(super) fn expired(&self, now: Duration) -> Option<&Key> {
         self.heads().find(|node| node.until <= now)?.key.as_ref()
     }

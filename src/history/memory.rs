@@ -1,8 +1,9 @@
 //! The store of one node, in memory.
 //!
 //! One lock guards everything, so that each call is atomic. Under it nothing is waited for; the longest it is held is
-//! for encoding one frame, or copying [`HISTORY_COPIED`] entries. A longer run is copied under several holds, and from its
-//! beginning again if some of it was removed meanwhile: what a reader gets is the run as it was at one moment.
+//! for encoding one frame, or copying [`HISTORY_COPIED`] entries. A longer run is copied under several holds, and
+//! from its beginning again if some of it was removed in between: what a reader gets is the run as it was at one
+//! moment.
 
 #[cfg(test)]
 mod model;
@@ -44,9 +45,10 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
-    /// Keeps up to `max_bytes` of all topics together: frames, and an allowance for each event. Beyond that the app that
-    /// keeps most gives up its oldest, so one that keeps no more than an equal share loses nothing to others. `apps` by
-    /// `AppId`. The numbering of a channel lives at least as long as `is_occupied` says that someone is in it.
+    /// Stores up to `max_bytes` of all topics together: frames, and an allowance for each event. Beyond that the app
+    /// that stores most gives up its oldest, so one that stores no more than an equal share loses nothing to others.
+    /// `apps` by `AppId`. The numbering of a channel lives at least as long as `is_occupied` says that someone is in
+    /// it.
     pub(crate) fn new(
         max_bytes: usize,
         metrics: Arc<Metrics>,
@@ -88,7 +90,10 @@ impl Memory {
     ) -> (T, Vec<Entry>) {
         let (mut entries, mut slice) = (Vec::new(), TimeSlice::begin());
         for attempt in 1.. {
+            // Each attempt begins from nothing: what was copied before has lost its beginning.
             entries.clear();
+            // A busy topic could lose its oldest event during every attempt. The last one takes it
+            // whole, under one hold.
             let most = if attempt < HISTORY_COPY_TRIES {
                 HISTORY_COPIED
             } else {
@@ -233,7 +238,7 @@ struct Now {
     unix_ms: u64,
 }
 
-/// An event that is kept, and how it is found by age.
+/// A stored event, and how it is found by age.
 #[derive(Debug)]
 struct Held {
     entry: Entry,
@@ -254,7 +259,7 @@ struct Log {
     entries: VecDeque<Held>,
     /// As [`Entry::bytes`] counts them.
     bytes: usize,
-    /// Its place in [`MemoryStore::quiet`] while nothing of it is kept.
+    /// Its place in [`MemoryStore::quiet`] while nothing of it is stored.
     quiet: Option<u64>,
     /// Readers from whom some is withheld that is kept.
     confirmed: Vec<Confirmed>,
@@ -300,17 +305,17 @@ impl Log {
         }
     }
 
-    /// What is kept now after `offset`.
+    /// The run that is stored now after `offset`.
     fn run_after(&self, offset: u64) -> Run {
         Run {
             epoch: self.epoch,
-            // Nothing is kept up to what was removed unconfirmed.
+            // Nothing is stored up to what was removed unconfirmed.
             after: offset.max(self.lost_to),
             end: self.newest,
         }
     }
 
-    /// What is kept after `offset`.
+    /// The entries that are stored after `offset`.
     fn later(&self, offset: u64) -> impl ExactSizeIterator<Item = &Entry> {
         let seen = self
             .entries
@@ -329,7 +334,7 @@ impl Log {
         start..up_to(offset).max(start)
     }
 
-    /// Moves what `reader` confirms up to `offset` after what stays up to there. Returns where it lies.
+    /// Moves what `reader` confirms up to `offset` after what stays up to there. Returns its range.
     fn gather_confirmed(&mut self, offset: u64, (reader, who): (&Reader<'_>, u64)) -> Range<usize> {
         let Range { start, end } = self.unconfirmed(offset, who);
         let mut first = start;
@@ -363,7 +368,7 @@ impl Log {
     }
 }
 
-/// Entries of a topic that are being copied: those kept now with offsets after `after`, up to `end`.
+/// Entries of a topic that are being copied: those stored now with offsets after `after`, up to `end`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Run {
     pub(super) epoch: Epoch,
@@ -394,7 +399,7 @@ struct Accounting {
     hasher: RandomState,
 }
 
-/// What is kept of one app.
+/// What is stored of one app.
 #[derive(Debug)]
 struct Share {
     ages: Ages,
@@ -444,8 +449,8 @@ impl Accounting {
 
     /// Appends `entry` to `log`.
     ///
-    /// A log whose events are to be kept for a shorter time than before gives up the older ones with the new: what is
-    /// kept is a run.
+    /// A log whose events are to be stored for a shorter time than before gives up the older ones with the new: what
+    /// is stored is a run.
     fn add(&mut self, key: &Key, log: &mut Log, entry: Entry, ttl: Duration, now: Now) {
         let until = now.age.saturating_add(ttl);
         for older in log
@@ -490,7 +495,8 @@ impl Accounting {
         self.show();
     }
 
-    /// Removes what is kept of `log` up to `offset` and is for `reader`, which has it. Older ones may stay that are not.
+    /// Removes what is stored of `log` up to `offset` and is for `reader`, which has it. Older ones may stay that are
+    /// not.
     fn confirm(&mut self, key: &Key, log: &mut Log, offset: u64, reader: &Reader<'_>) {
         let who = self.hasher.hash_one(reader);
         let confirmed = log.gather_confirmed(offset, (reader, who));
@@ -526,7 +532,7 @@ impl Accounting {
         }
     }
 
-    /// Whose event is the oldest of the app that keeps most.
+    /// The topic of the oldest event of the app that stores most.
     fn most(&self) -> Option<&Key> {
         self.shares
             .iter()
@@ -535,7 +541,7 @@ impl Accounting {
             .oldest()
     }
 
-    /// Whose event is past its time, in the app `from` or a later one, where `from` is then.
+    /// The topic of an event that is past its time, in the app `from` or a later one, which `from` is then.
     fn expired(&self, from: &mut usize, now: Now) -> Option<&Key> {
         while let Some(share) = self.shares.get(*from) {
             if let Some(key) = share.ages.expired(now.age) {
@@ -557,7 +563,7 @@ struct MemoryStore {
     topics: AHashMap<Key, Log>,
     accounting: Accounting,
     max_bytes: usize,
-    /// Topics of which nothing is kept, with the age at which they were last used, oldest use first.
+    /// Topics of which nothing is stored, with the age at which they were last used, oldest use first.
     quiet: BTreeMap<u64, (Duration, Key)>,
     max_quiet: usize,
     /// Places ever given in `quiet`.
@@ -587,7 +593,8 @@ impl MemoryStore {
         }
     }
 
-    /// Makes sure that the app may keep one more event. What is past its time makes room for it, a slice of it at once.
+    /// Makes sure that the app may store one more event. Events past their time make room for it, a slice of them
+    /// per call.
     fn make_room(&mut self, app: AppId, now: Now) -> Result<(), HistoryError> {
         for _ in 0..HISTORY_EXPIRE_SLICE {
             let share = &self.accounting.shares[usize::from(app.0)];
@@ -615,6 +622,7 @@ impl MemoryStore {
             .topics
             .entry(key.clone())
             .or_insert_with(|| Log::after(begin_after));
+        // First, so that events past their time are counted as expired, and not as over the bounds.
         self.accounting.age(key, log, now);
         log.newest += 1;
         let offset = log.newest;
@@ -638,6 +646,7 @@ impl MemoryStore {
 
         let position = log.position();
         self.settle(key, now);
+        // Last: the topic's own bounds may have made the room.
         self.shed(now);
 
         Appended { position, frame }
@@ -692,9 +701,10 @@ impl MemoryStore {
         self.read(key, now, all).unwrap_or_default()
     }
 
-    /// Adds up to `most` entries of `run`, which then begins after them. What has come to be past its time since the run began
-    /// still belongs to it, unless it was removed.
+    /// Adds up to `most` entries of `run`, which then begins after them. Events whose time has passed since the run
+    /// began still belong to it, unless they were removed.
     fn copy(&self, key: &Key, run: &mut Run, most: usize, to: &mut Vec<Entry>) -> Copied {
+        // Another epoch, or a loss after where the copy is, means that the run has a hole.
         let log = self.topics.get(key);
         let Some(log) = log.filter(|log| log.epoch == run.epoch && log.lost_to <= run.after) else {
             return Copied::Removed;
@@ -745,7 +755,7 @@ impl MemoryStore {
         true
     }
 
-    /// Removes the oldest events of the app that keeps most until all are within their bound.
+    /// Removes the oldest events of the app that stores most until all are within their bound.
     fn shed(&mut self, now: Now) {
         while self.accounting.bytes > self.max_bytes
             && let Some(key) = self.accounting.most().cloned()
@@ -792,7 +802,7 @@ impl MemoryStore {
         }
     }
 
-    /// Notes that a topic was used, after which nothing of it may be kept: then it is the last quiet one.
+    /// Notes that a topic was used, after which nothing of it may be stored: then it is the last quiet one.
     fn settle(&mut self, key: &Key, now: Now) {
         let Some(log) = self.topics.get_mut(key) else {
             return;
@@ -816,7 +826,7 @@ impl MemoryStore {
         }
     }
 
-    /// Makes a topic of which nothing is kept the last quiet one.
+    /// Makes a topic of which nothing is stored the last quiet one.
     fn rest(&mut self, key: Key, now: Now) {
         if let Some(log) = self.topics.get_mut(&key) {
             self.quieted += 1;
@@ -825,8 +835,8 @@ impl MemoryStore {
         }
     }
 
-    /// Ends the numbering of the topic that is quiet for longest, unless someone is in it: a member who is not told of another
-    /// numbering would drop its first events as seen. Such a topic counts as used now.
+    /// Ends the numbering of the topic that is quiet for longest, unless someone is in it: a member who is not
+    /// notified of another numbering would drop its first events as seen. Such a topic counts as used now.
     fn look_at_quietest(&mut self, now: Now) {
         let Some((_, (_, key))) = self.quiet.pop_first() else {
             return;

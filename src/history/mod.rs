@@ -1,8 +1,8 @@
-//! What is kept for those who are away: the history of channels, and the stored events of users.
+//! What is stored for those who are away: the history of channels, and the stored events of users.
 //!
 //! A topic numbers its events from 1, without gaps, for as long as its numbering lives; an [`Epoch`] names that life.
-//! What is kept is the newest run of it, less what was confirmed: whatever else removes an event has removed all before
-//! it. So one number says what is missing, and whoever comes back is told "recovered" only if that is certain.
+//! What is stored is the newest run of it, less what was confirmed: whatever else removes an event has removed all before
+//! it. So one number says what is missing, and a client that comes back gets "recovered" only if that is certain.
 
 mod ages;
 pub(crate) mod disk;
@@ -31,7 +31,7 @@ use crate::{
     protocol::{event::Draft, frame::Frame},
 };
 
-/// Whose events are kept.
+/// Whose events are stored.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Topic {
     Channel(SmolStr),
@@ -63,7 +63,7 @@ impl Key {
     }
 }
 
-/// How much of a topic is kept, and how long.
+/// How much of a topic is stored, and how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Retention {
     pub(crate) events: usize,
@@ -109,7 +109,7 @@ impl fmt::Display for Epoch {
     }
 }
 
-/// The text is no epoch.
+/// The text is not an epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not an epoch")]
 pub(crate) struct BadEpoch;
@@ -123,7 +123,7 @@ impl FromStr for Epoch {
     }
 }
 
-/// Where a topic stands.
+/// The position of a topic in its numbering.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Position {
     pub(crate) epoch: Epoch,
@@ -140,7 +140,7 @@ pub(crate) struct Omit {
     pub(crate) sender: Option<EchoOmission>,
 }
 
-/// Who reads what is kept.
+/// A reader of stored events.
 #[derive(Clone, Copy, Debug, Hash)]
 pub(crate) struct Reader<'a> {
     pub(crate) user: Option<&'a str>,
@@ -206,7 +206,7 @@ impl Omit {
         self.users.len() + self.devices.len() + self.connections.len()
     }
 
-    /// What it counts for among the bytes of its topic: about what it is as JSON, since that is how Redis keeps it.
+    /// What it counts for among the bytes of its topic: about what it is as JSON, since that is how Redis stores it.
     pub(crate) fn bytes(&self) -> usize {
         let sender = self.sender.as_ref().map_or(0, |sender| {
             let texts = [&sender.user, &sender.device].into_iter().flatten();
@@ -231,18 +231,18 @@ fn json_bytes(text: &str) -> usize {
     text.len() + 5 * escaped + 3
 }
 
-/// An event that is to be kept.
+/// An event that is to be stored.
 #[derive(Clone, Debug)]
 pub(crate) struct New {
     pub(crate) id: Uuid,
     pub(crate) draft: Draft,
     pub(crate) omit: Option<Arc<Omit>>,
-    /// What other nodes are told in the step that keeps it, behind its epoch and offset. A
-    /// store that is not shared tells nobody.
+    /// What is published for other nodes in the step that stores it, after its epoch and offset. A store that is not
+    /// shared publishes nothing.
     pub(crate) tail: Option<Bytes>,
 }
 
-/// An event that is kept.
+/// A stored event.
 #[derive(Clone, Debug)]
 pub(crate) struct Entry {
     pub(crate) offset: u64,
@@ -259,13 +259,13 @@ impl Entry {
         self.frame.len() + self.omit.as_deref().map_or(0, Omit::bytes)
     }
 
-    /// Whether the event is for this reader: whoever was excepted when it was sent still is.
+    /// Whether the event is for this reader: one that was excepted when it was sent still is.
     pub(crate) fn is_for(&self, reader: &Reader<'_>) -> bool {
         !self.omit.as_ref().is_some_and(|omit| omit.has(reader))
     }
 }
 
-/// Where an event came to stand, and what its receivers share.
+/// The position that an event got, and what its receivers share.
 #[derive(Clone, Debug)]
 pub(crate) struct Appended {
     pub(crate) position: Position,
@@ -278,19 +278,20 @@ pub(crate) struct Recovery {
     pub(crate) position: Position,
     /// Whether `entries` are all that came after what it saw, for certain.
     pub(crate) recovered: bool,
-    /// Up to which offset what it saw is part of what is kept now, whatever came after it; 0 where that is not known.
+    /// Up to which offset what it saw is part of what is stored now, whatever came after it; 0 where that is not
+    /// known.
     pub(crate) shared: u64,
-    /// Oldest first. If not recovered, all that is kept.
+    /// Oldest first. If not recovered, all that is stored.
     pub(crate) entries: Vec<Entry>,
 }
 
-/// A part of what is kept.
+/// A part of what is stored.
 #[derive(Clone, Debug)]
 pub(crate) struct Page {
     pub(crate) position: Position,
     /// Oldest first.
     pub(crate) entries: Vec<Entry>,
-    /// Whether newer ones are kept than the page has.
+    /// Whether newer ones are stored than the page has.
     pub(crate) more: bool,
 }
 
@@ -312,21 +313,22 @@ pub enum HistoryError {
     /// The store was asked and has not answered in time; it may have done what it was asked, or may do it yet.
     #[error("the store of events did not answer in time; what was asked may have been done")]
     Unanswered,
-    /// There is no memory for one more event; nothing was kept, and nobody was told.
+    /// There is no memory for one more event; nothing was stored, and nobody was notified.
     #[error("the store of events is full; raise `maxmemory` of Redis or keep less. It says: {0}")]
     Full(Arc<str>),
-    /// The files of the data directory cannot be read or written. What was asked may have been done.
+    /// The files of the data directory cannot be read or written. The request may have been carried
+    /// out.
     #[error("the data directory cannot be used: {0}; what was asked may have been done")]
     Disk(Arc<str>),
     /// The disk does not keep up with what is to be stored; nothing was done.
     #[error("the disk does not keep up with what is to be stored; try again")]
     Behind,
-    /// The app keeps as many bytes as it may; nothing was kept, and nobody was told.
+    /// The app stores as many bytes as it may; nothing was stored, and nobody was notified.
     #[error(
         "this app stores {kept} bytes, and may store {quota} (max_stored_bytes); wait until events have expired, or raise it"
     )]
     OverQuota {
-        /// What the app keeps.
+        /// What the app stores.
         kept: u64,
         /// What it may.
         quota: u64,
@@ -342,7 +344,7 @@ pub(crate) type HistoryFuture<'a, T> =
 
 /// A store of events. Each call is atomic for its topic.
 ///
-/// An event past its time is never given out, and of what is kept none is missing in the middle.
+/// An event past its time is never given out, and of what is stored nothing is missing in the middle.
 pub(crate) trait History: Send + Sync + fmt::Debug {
     /// Appends as the newest. A channel's frame carries the offset, a user's does not.
     ///
@@ -355,7 +357,8 @@ pub(crate) trait History: Send + Sync + fmt::Debug {
         new: New,
     ) -> HistoryFuture<'a, Appended>;
 
-    /// Where the topic stands, beginning its numbering if it has none: who joins now can come back with this.
+    /// The position of the topic, beginning its numbering if it has none: a client that joins now can come back with
+    /// this.
     fn position<'a>(
         &'a self,
         key: &'a Key,
@@ -365,7 +368,8 @@ pub(crate) trait History: Send + Sync + fmt::Debug {
     /// What came after `offset`, beginning the topic's numbering if it has none.
     ///
     /// Recovered only if the epoch is the topic's and `offset` is not past its newest, or the epoch is one that the topic's
-    /// goes on from behind `offset`, and nothing after `offset` was removed other than by [`History::confirm`]. Without an epoch the topic's present one is taken for it.
+    /// goes on from after `offset`, and nothing after `offset` was removed other than by [`History::confirm`]. Without an
+    /// epoch the topic's present one is taken for it.
     fn since<'a>(
         &'a self,
         key: &'a Key,
@@ -374,7 +378,7 @@ pub(crate) trait History: Send + Sync + fmt::Debug {
         offset: u64,
     ) -> HistoryFuture<'a, Recovery>;
 
-    /// Up to `limit` kept events after `after`. Begins no numbering: none where nothing is known of the topic.
+    /// Up to `limit` stored events after `after`. Begins no numbering: none where nothing is known of the topic.
     fn page<'a>(
         &'a self,
         key: &'a Key,
@@ -382,16 +386,17 @@ pub(crate) trait History: Send + Sync + fmt::Debug {
         limit: usize,
     ) -> HistoryFuture<'a, Option<Page>>;
 
-    /// Everything kept for a topic: the stored events of a user. Begins no numbering.
+    /// Everything stored for a topic: the stored events of a user. Begins no numbering.
     fn waiting<'a>(&'a self, key: &'a Key) -> HistoryFuture<'a, Waiting>;
 
     /// Forgets everything up to and with `offset` that is for `reader`; what was withheld from them waits for the
-    /// user's others. Returns at once; a store elsewhere queues it.
+    /// user's others. Returns immediately; a store elsewhere queues it.
     ///
     /// It may come late: an offset of a user's former numbering removes nothing of a later one.
     fn confirm(&self, key: &Key, offset: u64, reader: &Reader<'_>);
 
-    /// Notes where a topic stands that another node told of. A store that nodes share so notices when it has gone back.
+    /// Notes the position of a topic that another node published. So a store that nodes share notices when it has
+    /// gone back.
     fn saw(&self, _key: &Key, _position: Position) {}
 
     /// Keeps the topic's numbering known as if an event had just come. A store that knows who is in a channel does so anyway.
@@ -399,15 +404,15 @@ pub(crate) trait History: Send + Sync + fmt::Debug {
         Box::pin(async { Ok(()) })
     }
 
-    /// Looks how many bytes each app keeps that may keep only so many, where other nodes keep some too.
+    /// Looks how many bytes each app stores that may store only so many, where other nodes store some too.
     fn look_at_quotas(&self) -> HistoryFuture<'_, ()> {
         Box::pin(async { Ok(()) })
     }
 
-    /// Notes how many bytes are stored for an app beside the history, which count towards what it may keep.
+    /// Notes how many bytes are stored for an app beside the history, which count towards what it may store.
     fn stored_beside(&self, _app: AppId, _bytes: u64) {}
 
-    /// Checks that an app may keep more, for what is stored beside the history. A refusal is counted.
+    /// Checks that an app may store more, for what is stored beside the history. A refusal is counted.
     ///
     /// # Errors
     /// [`HistoryError::OverQuota`].

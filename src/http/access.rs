@@ -1,4 +1,5 @@
-//! Who may call: API keys where there are any, else only what comes from this machine and from no web page.
+//! Which requests may call: those with an API key. Without any key, only those from this machine and not from a web
+//! page.
 
 use std::{
     borrow::Cow,
@@ -23,7 +24,7 @@ use crate::{
 /// Of a header, so much is shown in messages: any real Origin or Host.
 const SHOWN_CHARS: usize = 128;
 
-/// Who calls: an app, by one of its keys.
+/// The caller: an app, by one of its keys.
 #[derive(Clone, Debug)]
 pub(crate) struct Caller {
     pub(crate) app: AppId,
@@ -104,7 +105,7 @@ fn caller(
     })
 }
 
-/// What is said of a key that is not one of the server's.
+/// The message for a key that is not one of the server's.
 fn unknown_key(presented: &str) -> &'static str {
     if has_form(presented) {
         "this is a client token, not an API key"
@@ -116,7 +117,7 @@ fn unknown_key(presented: &str) -> &'static str {
 /// The credentials of an `Authorization: Bearer` header (RFC 6750, section 2.1).
 pub(crate) fn bearer(headers: &HeaderMap) -> Option<&str> {
     let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
-    // Of an empty credential the space behind the scheme is cut off on the way.
+    // The space after the scheme of an empty credential is cut off on the way.
     let (scheme, token) = value.split_once(' ').unwrap_or((value, ""));
     scheme
         .eq_ignore_ascii_case("bearer")
@@ -151,6 +152,7 @@ pub(crate) fn development(
         return refuse(Refusal::Remote, "the request comes from another machine");
     }
 
+    // A proxy on this machine makes every request come from loopback, wherever its client is.
     let passed_on = [FORWARDED, VIA]
         .iter()
         .any(|name| headers.contains_key(name))
@@ -162,6 +164,8 @@ pub(crate) fn development(
         return refuse(Refusal::Proxy, "the request was passed on by a proxy");
     }
 
+    // A foreign page can reach this port under a name of its own that resolves to 127.0.0.1 (DNS
+    // rebinding). The browser takes that for the page's own origin, so only the Host gives it away.
     let mut hosts = headers.get_all(HOST).iter();
     match (hosts.next(), hosts.next()) {
         (Some(host), None) if host.to_str().is_ok_and(is_loopback_host) => {}
@@ -190,6 +194,7 @@ pub(crate) fn development(
         return refuse(Refusal::Origin, &what);
     }
 
+    // The form of any page can post without a preflight, but not with this type.
     if body == RequestBody::Some && !is_json(headers) {
         let detail = "send Content-Type: application/json";
         let problem = Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "content_type", detail);
@@ -235,7 +240,7 @@ fn is_loopback_host(host: &str) -> bool {
     port_ok && (name.eq_ignore_ascii_case("localhost") || name == "127.0.0.1" || name == "[::1]")
 }
 
-/// The client's address: the rightmost hop of `X-Forwarded-For` that is no trusted proxy, if the peer is one.
+/// The client's address: the rightmost hop of `X-Forwarded-For` that is not a trusted proxy, if the peer is one.
 pub(crate) fn client_address(headers: &HeaderMap, peer: IpAddr, trusted: &[IpNet]) -> IpAddr {
     let is_trusted = |ip: IpAddr| trusted.iter().any(|net| net.contains(&ip));
     let mut address = peer.to_canonical();
@@ -254,7 +259,7 @@ pub(crate) fn client_address(headers: &HeaderMap, peer: IpAddr, trusted: &[IpNet
         .filter(|hop| !hop.is_empty());
 
     for hop in hops {
-        // What is no address was not written by a proxy that is trusted: the last one known counts.
+        // A trusted proxy writes addresses only, so the last address that is known counts.
         let Some(ip) = hop_address(hop) else {
             return address;
         };

@@ -74,7 +74,7 @@ fn kind(system: System) -> ProtocolKind {
     }
 }
 
-/// Why the call is refused to whoever asks: what is counted and logged, for which app, and the answer.
+/// Why the call is refused: what is counted and logged, for which app, and the answer.
 type TurnedAway = (Refusal, Option<AppId>, Refused);
 
 /// Why the call is refused.
@@ -182,6 +182,7 @@ async fn answer(
         refused
     })?;
 
+    // Paid before the body is read, so that a caller over its rate costs no more than its head.
     caller.pay(node, runtime_config, ip, None)?;
 
     let (most, wait) = (
@@ -229,6 +230,7 @@ async fn answer(
         ));
     };
 
+    // The cost of the answer is known only now. It delays the caller's next request.
     caller.pay(node, runtime_config, ip, Some(roster.get().len()))?;
     let list = members(&roster);
     Ok(ops::response(StatusCode::OK, "application/json", list))
@@ -244,12 +246,13 @@ fn channel(body: &Bytes) -> Result<String, Refused> {
         |message: String| Refused::new(StatusCode::BAD_REQUEST, "invalid_request_body", message);
     let fields: ChannelBody = serde_json::from_slice(body)
         .map_err(|_| refused("send a JSON object with channel, a string".to_owned()))?;
+    // These clients name channels by any text. The server allows fewer characters.
     let channel = escape(&fields.channel).into_owned();
     channel_name(&channel).map_err(|error| refused(error.to_string()))?;
     Ok(channel)
 }
 
-/// Who asks.
+/// The caller.
 struct Caller {
     app: AppId,
     rights: Arc<Rights>,
@@ -290,7 +293,7 @@ impl Caller {
     }
 }
 
-/// Finds out who asks, by the headers.
+/// Finds the caller by the headers.
 async fn caller(
     node: &Node,
     runtime_config: &RuntimeConfig,
@@ -400,7 +403,8 @@ async fn verified(
             .and_then(|source| source.ask(Instant::now()))
     {
         let _ = timeout(JWKS_WAIT, news).await;
-        // What was fetched is in the configuration that holds by now.
+        // The fetched keys are in the configuration that holds by now, which a reload may have
+        // replaced.
         verified = node
             .runtime_config()
             .access(app)

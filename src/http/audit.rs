@@ -1,6 +1,6 @@
 //! What callers do to clients, in the log: who did it, to whom, and how many it reached.
 //!
-//! Unlike lines about what strangers do, each of these is written: whoever calls has a key, and the line is what is looked
+//! Unlike lines about what strangers do, each of these is written: callers have a key, and the line is what is looked
 //! for when something was done by mistake.
 
 use super::access::Caller;

@@ -26,7 +26,7 @@ use crate::{
 /// Reads a body of at most `limit` bytes within `time`.
 ///
 /// # Errors
-/// 413, 408, and 400 where the client broke off.
+/// 413, 408, and 400 if the client broke off.
 pub(crate) async fn read(body: Incoming, limit: usize, time: Duration) -> Result<Bytes, Problem> {
     match tokio::time::timeout(time, Limited::new(body, limit).collect()).await {
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
@@ -209,6 +209,7 @@ pub(crate) async fn understand<T: Send + 'static>(
     body: &Bytes,
     read: fn(&[u8]) -> Result<T, Problem>,
 ) -> Result<T, Problem> {
+    // Another thread is worth its wait only if reading would hold up this one's clients.
     if body.len() < LONG_BODY {
         return read(body);
     }

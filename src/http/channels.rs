@@ -80,17 +80,17 @@ pub(crate) async fn list(node: &Node, caller: &Caller, query: &str) -> Result<Js
     Ok(answer)
 }
 
-/// `GET /v1/channels/{channel}`: how many are in a channel, and where its history stands.
+/// `GET /v1/channels/{channel}`: how many are in a channel, and the position of its history.
 ///
 /// # Errors
-/// 400 for what is no channel's name, 503 where the history is out of reach.
+/// 400 for an invalid channel name, 503 if the history is out of reach.
 pub(crate) async fn one<'a>(
     node: &Node,
     caller: &Caller,
     channel: &'a str,
 ) -> Result<Shown<'a>, Problem> {
     channel_name(channel)?;
-    // Behind the newest event: nothing is wanted but where that is.
+    // After the newest event: only its position is wanted.
     let page = node.history_page(caller.app, channel, u64::MAX, 1).await?;
     let (epoch, offset) = page
         .map(|page| (page.position.epoch.to_string(), page.position.offset))
@@ -120,7 +120,7 @@ pub(crate) struct Page {
 /// `GET /v1/channels/{channel}/members`: who is in a channel, a page at a time.
 ///
 /// # Errors
-/// 400 for a bad query, and what is no channel's name.
+/// 400 for a bad query or channel name.
 pub(crate) async fn members(
     node: &Node,
     caller: &Caller,

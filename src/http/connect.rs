@@ -51,7 +51,7 @@ struct Query {
     echo: bool,
     store: bool,
     options: ConnectOptions,
-    /// The first name that is like a parameter's and is none, with what it should be.
+    /// The first name that resembles a parameter's but is not one, with the parameter that is probably meant.
     stray: Option<Stray>,
 }
 
@@ -78,12 +78,12 @@ const OTHER_PARAMETERS: [(&str, &str); 9] = [
     ("jwt", "token"),
     ("client_key", "key"),
     ("room", "channel"),
-    // Who it is, its token says.
+    // Only a token says which user it is.
     ("user", "token"),
 ];
 
 impl Stray {
-    /// What is probably meant by the parameter `name`, which is none. Clients may have parameters of their own.
+    /// The parameter that is probably meant by `name`, which is not one. Clients may have parameters of their own.
     fn of(name: &str) -> Option<Self> {
         let lower = name.to_ascii_lowercase();
         let other = OTHER_PARAMETERS.iter().find(|(other, _)| *other == lower);
@@ -101,7 +101,7 @@ impl Stray {
 const STRAY_CHARS: usize = 24;
 
 impl Query {
-    /// Reads what is known of `query`; but for `channel`, a name that comes twice counts once, the first time.
+    /// Reads what is known of `query`. Except for `channel`, a name that comes twice counts once, the first time.
     fn parse(query: &str, most_channels: usize) -> Result<Self, Problem> {
         let bad = |detail: String| Problem::bad_request("bad_query", detail);
         let (mut token, mut key, mut app, mut device) = (None, None, None, None);
@@ -118,6 +118,7 @@ impl Query {
                 "echo" => &mut echo,
                 "store" => &mut store,
                 "resume" => &mut resume,
+                // Gathered below: a client may name several.
                 "channel" => &mut None,
                 other if other.len() <= SUGGESTED_BYTES && stray.is_none() => {
                     stray = Stray::of(other);
@@ -134,6 +135,8 @@ impl Query {
             if name == "channel" {
                 channels.push(value.into_owned());
             } else if !value.is_empty() || name == "token" {
+                // An empty token counts: its client meant to send one, and must not be let in without
+                // a user by mistake. Any other empty value means that the parameter is absent.
                 field.get_or_insert_with(|| value.into_owned());
             }
         }
@@ -256,6 +259,8 @@ impl<'n> Destination<'n> {
                 refusal: None,
                 is_guessed: false,
             }),
+            // A wrong key is not refused here: only a close frame can say so to a browser. Until
+            // then the client belongs to the app that it would be in without the key.
             unknown => {
                 let first = node.apps.first();
                 let app = named.or(first).ok_or_else(|| unknown_app(DEFAULT_APP))?;
@@ -273,8 +278,8 @@ impl<'n> Destination<'n> {
 /// Upgrades a request and starts its session on this thread.
 ///
 /// # Errors
-/// 400 for what is no WebSocket handshake, 403 for a page's Origin that may not connect, 404 for an unknown app, 503
-/// where there is no room or the node is leaving.
+/// 400 for what is not a WebSocket handshake, 403 for a page's Origin that may not connect, 404 for an unknown app,
+/// 503 if there is no room or the node is leaving.
 pub(super) fn connect(
     edge: &Edge,
     runtime_config: &RuntimeConfig,
@@ -296,8 +301,8 @@ pub(super) fn connect(
     Ok(response)
 }
 
-/// Upgrades a request of a client that speaks another protocol. What it says of itself comes with its messages; of its query
-/// `token`, `device`, `echo` and `store` count as for native clients, and `key` if the app has client keys.
+/// Upgrades a request of a client that speaks another protocol. What it says of itself comes with its messages. Of its
+/// query, `token`, `device`, `echo` and `store` count as for native clients, and `key` if the app has client keys.
 ///
 /// # Errors
 /// As [`connect`], less those about the Origin, which is looked at when the client is let in.
@@ -368,7 +373,7 @@ pub(super) struct RawSocket {
 /// Grants a handshake; returns the answer, and the socket once that is through.
 ///
 /// # Errors
-/// 400 for what is no handshake.
+/// 400 for what is not a handshake.
 pub(super) fn raw_upgrade(
     request: &mut Request<Incoming>,
 ) -> Result<
@@ -548,6 +553,8 @@ fn admit(
         chosen_protocol(headers).map_err(|problem| refused(Refusal::Protocol, problem))?;
 
     let ip = access::client_address(headers, peer, &runtime_config.config.trusted_proxies);
+    // These clients come back in loops and can be made up by anyone. They have a rate of their own,
+    // so that they keep nobody else out.
     let prospects = prospects(refusal, token.as_deref());
     let occupancy =
         take_place(edge, ip, prospects).map_err(|(why, problem)| refused(why, problem))?;
@@ -600,7 +607,7 @@ fn only(headers: &hyper::HeaderMap, name: HeaderName) -> Option<&HeaderValue> {
 /// Whether the client names our protocol.
 ///
 /// # Errors
-/// 400 where it names only others: it would not understand us.
+/// 400 if it names only others: it would not understand us.
 fn chosen_protocol(headers: &hyper::HeaderMap) -> Result<bool, Problem> {
     let mut offered = headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter().peekable();
     if offered.peek().is_none() {

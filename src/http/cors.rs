@@ -84,7 +84,7 @@ pub(super) fn is_preflight<B>(request: &Request<B>) -> bool {
         && headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD)
 }
 
-/// What a preflight on a path that is closed to pages is told, beside which method the path takes.
+/// What the answer to a preflight on a path that is closed to pages says, beside which method the path takes.
 pub(super) fn closed(development: bool) -> &'static str {
     if development {
         "no page of another origin may call it (CORS); in development POST /v1/tokens alone is open to pages on localhost"

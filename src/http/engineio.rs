@@ -50,7 +50,7 @@ pub(super) struct Call<'e> {
     pub(super) peer: &'e Peer,
 }
 
-/// Bytes of a random name of which the text, 23 bytes, lies in a string without memory of its own.
+/// Bytes of a random name. Its text has 23 bytes, which a `SmolStr` holds without memory of its own.
 const DEVICE_BYTES: usize = 14;
 
 impl Call<'_> {
@@ -90,7 +90,7 @@ impl Call<'_> {
         let refusals = self.edge.node.refusals();
         refusals.refuse(why, Some(self.served.app), told);
         match refusal {
-            // Of the others clients know the text.
+            // Clients know the text of the others.
             Refused::Forbidden => refused_with(refusal, Some(detail)),
             _ => refused(refusal),
         }
@@ -220,7 +220,7 @@ impl Call<'_> {
         };
 
         let Ok(checked) = turn.check(&body).await else {
-            // With the turn goes the session: after a packet that is malformed, nothing that follows means anything.
+            // The session ends when `turn` is dropped: after a malformed packet, nothing that follows means anything.
             let metrics = &self.edge.node.app(self.served.app).metrics;
             metrics.client_refused("bad_message");
             return Ok(refused(Refused::BadRequest));
@@ -287,6 +287,7 @@ impl Call<'_> {
             ));
         };
 
+        // Only now, so that a session that could not begin leaves no name behind.
         polls.insert(&sid, transport.clone());
         tokio::task::spawn_local(async move {
             session.run().await;
@@ -351,6 +352,8 @@ fn random_name() -> String {
 fn pair(send_buffer: usize) -> std::io::Result<(TcpStream, UnixStream)> {
     let (near, far) = std::os::unix::net::UnixStream::pair()?;
     for end in [&near, &far] {
+        // Both ends are bounded, as a client's socket is: a client that does not poll is slow like
+        // any other.
         socket2::SockRef::from(end).set_send_buffer_size(send_buffer)?;
     }
     near.set_nonblocking(true)?;

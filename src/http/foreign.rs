@@ -43,7 +43,7 @@ fn name_of(host: &str) -> &str {
 /// The protocol whose clients make `request`, if it is one of theirs.
 ///
 /// # Errors
-/// 404 where apps share the path, and the host is none of theirs.
+/// 404 if apps share the path, and the host is not one of theirs.
 pub(super) fn served<'e>(
     edge: &'e Edge,
     request: &Request<Incoming>,
@@ -120,7 +120,7 @@ pub(super) async fn serve(
     )
 }
 
-/// The dialect of a client that speaks Socket.IO, and is told `open` first. Its packets have at most `limit` bytes.
+/// The dialect of a client that speaks Socket.IO, and is sent `open` first. Its packets have at most `limit` bytes.
 fn over_engine_io(served: &ServedProtocol, limit: usize, open: Vec<u8>) -> Box<dyn Dialect> {
     if served.kind == ProtocolKind::SocketIo {
         let setup = Setup {

@@ -1,4 +1,4 @@
-//! What a channel keeps, as callers see it: each event with its data as they were sent.
+//! The stored events of a channel, as callers see them: each with its data as they were sent.
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -17,7 +17,7 @@ use crate::{
     protocol::{event::channel_name, frame::Frame},
 };
 
-/// A page of kept events, as answered.
+/// A page of stored events, as answered.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Page {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -29,7 +29,7 @@ pub(crate) struct Page {
     cursor: Option<u64>,
 }
 
-/// One kept event, as answered.
+/// A stored event, as answered.
 #[derive(Debug, Serialize)]
 struct Kept {
     offset: u64,
@@ -44,11 +44,10 @@ struct Kept {
     from: Option<Box<RawValue>>,
 }
 
-/// `GET /v1/channels/{channel}/history`: what a channel keeps, oldest first, a page at a time.
+/// `GET /v1/channels/{channel}/history`: the stored events of a channel, oldest first, a page at a time.
 ///
 /// # Errors
-/// 400 for a bad query and what is no channel's name, 404 where nothing is kept for the channel, 503 where it is out of
-/// reach.
+/// 400 for a bad query or channel name, 404 if the channel has no history, 503 if it is out of reach.
 pub(crate) async fn page(
     node: &Node,
     caller: &Caller,
@@ -93,7 +92,7 @@ fn offset(text: &str) -> Result<u64, Problem> {
     Ok(text.parse().unwrap_or(u64::MAX))
 }
 
-/// As many of the first entries as an answer may have bytes; one always fits, so that who pages through gets on.
+/// As many of the first entries as an answer may have bytes. One always fits, so that every page makes progress.
 fn fitting(entries: &[Entry]) -> &[Entry] {
     let mut bytes = 0;
     let fits = |entry: &&Entry| {

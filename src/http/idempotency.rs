@@ -1,4 +1,4 @@
-//! Answers kept for `Idempotency-Key`s: a repeat gets the first answer and sends nothing.
+//! Stored answers for `Idempotency-Key`s: a repeat gets the first answer and sends nothing.
 
 use std::{
     collections::VecDeque,
@@ -37,7 +37,7 @@ pub(crate) enum KeyError {
     #[error("the first request with this Idempotency-Key still runs; try again")]
     Running,
     /// No room for one more answer.
-    #[error("as many answers are kept for Idempotency-Keys as may be; try again")]
+    #[error("the store of answers for Idempotency-Keys is full; try again")]
     Full,
 }
 
@@ -72,7 +72,7 @@ impl Scope {
     }
 }
 
-/// A digest of `parts`, each told from the next by its length.
+/// A digest of `parts`, each separated from the next by its length.
 pub(crate) fn digest(parts: &[&[u8]]) -> String {
     let mut context = ring::digest::Context::new(&ring::digest::SHA256);
     for part in parts {
@@ -91,7 +91,7 @@ enum Entry {
     Done {
         body: u64,
         answer: Bytes,
-        /// It is kept for a window from here on. Past that it counts as absent, whether or not it was removed yet.
+        /// It is stored for a window from here on. Past that it counts as absent, whether or not it was removed yet.
         since: Instant,
     },
 }
@@ -106,6 +106,7 @@ impl Entry {
     /// What it counts for under `scope`.
     fn weight(&self, scope: &Scope) -> usize {
         let answer = match self {
+            // How long its answer will be is not known yet.
             Self::Running { .. } => IDEMPOTENCY_RUNNING_BYTES,
             Self::Done { answer, .. } => answer.len(),
         };
@@ -113,12 +114,12 @@ impl Entry {
     }
 }
 
-/// What is kept of one app.
+/// What is stored of one app.
 #[derive(Debug, Default)]
 struct Share {
     entries: AHashMap<Arc<Scope>, Entry>,
-    /// Finished answers by age; all are kept equally long. One whose key was claimed again after its window, before it was
-    /// removed, is still here, and stands for nothing.
+    /// Finished answers by age; all are stored equally long. One whose key was claimed again after its window, before
+    /// it was removed, is still here, and has no entry.
     ages: VecDeque<(Instant, Arc<Scope>)>,
     bytes: usize,
 }
@@ -136,9 +137,11 @@ impl Share {
         }
     }
 
-    /// Removes the oldest finished answer. Returns since when it was kept, if there was one.
+    /// Removes the oldest finished answer. Returns since when it was stored, if there was one.
     fn remove_oldest(&mut self) -> Option<Instant> {
         let (kept_since, scope) = self.ages.pop_front()?;
+        // An entry of another time belongs to a later request with the same key, whose answer is
+        // newer.
         let is_kept =
             |entry: &Entry| matches!(entry, Entry::Done { since, .. } if *since == kept_since);
         if !self.entries.get(&scope).is_some_and(is_kept) {
@@ -234,6 +237,8 @@ impl Store {
         body: &[u8],
         deadline: Instant,
     ) -> Result<Claim, KeyError> {
+        // A hash is enough to distinguish two bodies: a collision concerns only the caller's own
+        // key.
         let (scope, body) = (Arc::new(scope), self.hasher.hash_one(body));
         loop {
             let mut done = match self.look(&scope, body)? {
@@ -264,6 +269,7 @@ impl Store {
     /// Removes up to [`IDEMPOTENCY_EXPIRED_AT_ONCE`] answers that are past their time, those of the app `first` before others.
     /// True if none is left.
     fn expire_some(&self, shares: &mut [Share], first: usize) -> bool {
+        // Bounded, since every request with a key needs the lock that is held.
         let mut most = IDEMPOTENCY_EXPIRED_AT_ONCE;
         let (before, from) = shares.split_at_mut(first);
         for share in from.iter_mut().chain(before) {
@@ -318,8 +324,8 @@ impl Store {
         self.all.used(held + entries, weight + bytes) <= 1000
     }
 
-    /// Gives up the oldest answers of who is furthest over its share, until all are within the bound. What runs is not
-    /// given up; there is no more of it than there are requests at the same time.
+    /// Gives up the oldest answers of the app that is furthest over its share, until all are within the bound. What
+    /// runs is not given up: there is no more of it than there are requests at the same time.
     fn make_room(&self, shares: &mut [Share]) {
         while !self.has_room(shares, 0, 0) {
             let used = |share: &Share| self.one.used(share.entries.len(), share.bytes);

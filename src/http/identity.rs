@@ -62,6 +62,7 @@ pub(super) fn revoking(body: &[u8]) -> Result<Revoking, Problem> {
     } = body::parse(body, &REVOKE)?;
 
     let before = before.map(|Moment(seconds)| seconds);
+    // Every token that is ever issued would be before that, so the user could never connect again.
     if let Some(before) = before.filter(|before| *before as f64 >= TOKEN_TIME_END) {
         let detail = format!(
             "\"before\" is {before}, which is far ahead; is it in milliseconds? It must be in seconds"

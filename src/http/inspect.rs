@@ -79,6 +79,7 @@ pub(crate) async fn connection(node: &Node, caller: &Caller, id: &str) -> Result
             &node.runtime_config().config.redact,
         )),
         Err(problem) => {
+            // No node has a connection whose id is malformed, so none is asked.
             let Ok(id) = id.parse() else {
                 return Err(problem);
             };
@@ -140,7 +141,7 @@ pub(crate) static DISCONNECT: Shape = Shape {
     required: &[&["to", "filter"]],
 };
 
-/// Whom the body of a disconnect means, and what they are told.
+/// Whom the body of a disconnect means, and the close frame that they get.
 ///
 /// # Errors
 /// 400 for a wrong body, or one that names nobody.
@@ -191,6 +192,7 @@ pub(crate) fn disconnection(body: &[u8]) -> Result<(Target, Close), Problem> {
     };
 
     let reason = fields.reason.unwrap_or_else(|| "disconnected".to_owned());
+    // A close frame has 125 bytes, two of which are its code (RFC 6455, section 5.5).
     if reason.len() > 123 {
         return Err(Problem::bad_request(
             "bad_field",
@@ -289,6 +291,7 @@ pub(crate) async fn explain(node: &Node, caller: &Caller, body: &Bytes) -> Resul
         answer["values"] = values(&explanation.bound, &connection, &redact).await;
     }
 
+    // Held until here: evaluating the parts of a filter is work that the permit bounds.
     drop(explanation.permit);
     Ok(answer)
 }

@@ -333,11 +333,11 @@ impl Edge {
         let began = Instant::now();
         peer.timer.busy();
         if !peer.timer.begins_after_a_rest() {
-            // hyper goes from one request to the next: a caller that sends many behind each other would keep the thread.
+            // hyper goes from one request to the next: a caller that pipelines many would keep the thread.
             tokio::task::yield_now().await;
         }
 
-        // One configuration decides about the whole request, whatever is reloaded meanwhile.
+        // One configuration decides about the whole request, whatever is reloaded in the meantime.
         let runtime_config = self.node.runtime_config_owned();
         let opening = Opening::of(&request, runtime_config.config.is_development());
         let path = request.uri().path();
@@ -351,7 +351,8 @@ impl Edge {
             opening.mark(&mut response);
         }
 
-        // What became no client has had its try: on the same socket it could go on for nothing.
+        // A request that did not become a client has had its try: on the same socket, further tries
+        // would cost it nothing.
         if (is_handshake || self.node.phase() == Phase::Draining)
             && response.status() != StatusCode::SWITCHING_PROTOCOLS
         {
@@ -384,7 +385,7 @@ impl Edge {
     ) -> Result<Response<ResponseBody>, Problem> {
         // The client is public, and pages import it from servers of other origins.
         if runtime_config.config.is_development() && request.uri().path() != script::PATH {
-            // What a client of another protocol posts names a session that no page can know of.
+            // A client of another protocol posts to a session whose id no other page can know.
             let is_ours = !self.node.protocols.is_path(request.uri().path());
             let body = if is_ours && !request.body().is_end_stream() {
                 RequestBody::Some
@@ -395,6 +396,7 @@ impl Edge {
                 .map_err(|refused| refused.told(&self.node))?;
         }
 
+        // After the rules of development, which hold for a page's question as well.
         if let Some(granted) = opening.and_then(Opening::preflight) {
             return Ok(granted);
         }
@@ -424,6 +426,8 @@ impl Edge {
             });
         }
 
+        // Any environment may be before the path of this call, so it is tried after the paths that
+        // are fixed.
         if let Some(system) = altogic::called(self, path) {
             return Ok(altogic::get_members(self, runtime_config, system, request, peer).await);
         }
@@ -557,8 +561,8 @@ impl Edge {
         }
     }
 
-    /// Whether a request may have what is for operators. Returns the caller if that is an app with its key, and nothing
-    /// if it is whoever runs the node.
+    /// Whether a request may have what is for operators. Returns the caller if that is an app with its key, and
+    /// nothing if it is the operator of the node.
     ///
     /// # Errors
     /// 404 if it is served at the admin address instead; else 401 and 403 as in [`access::authorize`].
@@ -579,7 +583,7 @@ impl Edge {
     }
 
     /// Whether a request needs no key for what is for operators: it came to the admin address, or straight from this
-    /// machine. Behind a proxy on this machine everyone would, so the rules of development decide about that.
+    /// machine. With a proxy on this machine everyone would, so the rules of development decide about that.
     fn is_close(&self, runtime_config: &RuntimeConfig, headers: &HeaderMap, peer: IpAddr) -> bool {
         let is_local = || {
             self.node.config.is_loopback()
@@ -598,8 +602,10 @@ impl Edge {
         request: Request<Incoming>,
         timer: &ConnectionTimer,
     ) -> Result<Response<ResponseBody>, Problem> {
+        // Before the body is read: a stranger must not make the server hold one.
         let caller = access::authorize(&self.node, runtime_config, request.headers(), scope)?;
         let node = &self.node;
+        // In development nobody has shown a key, and every call is let in.
         if !runtime_config.config.is_development() {
             timer.know();
         }
@@ -629,6 +635,7 @@ impl Edge {
             _ => Bytes::new(),
         };
 
+        // Reading so much takes longer than a slice, so calls that do wait in line.
         if body.len() >= LONG_BODY {
             node.queue_long_step(caller.app, LongStep::Body).await;
         }

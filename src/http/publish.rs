@@ -120,14 +120,16 @@ impl Publishing {
     /// A [`Problem`] where the batch itself is wrong.
     pub(crate) async fn batch(self, body: Bytes) -> Result<Published, Problem> {
         let Some(scope) = self.scope()? else {
+            // No answer has to be stored, so the batch may end with its caller's connection.
             return self.all(None, &body).await.map(|batch| batch.published);
         };
+        // A malformed batch must not take its key.
         items(&body)?;
         run_detached(self.batch_once(scope, body)).await
     }
 
-    /// The same with a key. It is held for this body on every node, by an answer that is empty; each item is kept under a
-    /// key of its own, so that a repeat runs what failed.
+    /// The same with a key. It is held for this body on every node, by an answer that is empty; each item is stored
+    /// under a key of its own, so that a repeat runs what failed.
     async fn batch_once(self, scope: Scope, body: Bytes) -> Result<Published, Problem> {
         let (name, deadline) = (scope.digest(), Instant::now() + IDEMPOTENCY_WAIT);
         let claim = self.answers.claim(scope.clone(), &body, deadline).await?;
@@ -140,6 +142,8 @@ impl Publishing {
 
         let claimed = match self.cluster_claim(&name, &body, deadline).await? {
             Elsewhere::First(claimed) => claimed,
+            // Another node had this batch before. Its items answer for themselves: what succeeded
+            // is a replay, and what failed is tried again.
             Elsewhere::Answered(_) => {
                 drop(running);
                 return self
@@ -315,7 +319,7 @@ impl Publishing {
         }
     }
 
-    /// Keeps an answer in the data directory, if there is one.
+    /// Stores an answer in the data directory, if there is one.
     async fn keep_answer(&self, name: &str, body: &[u8], answer: &Bytes) {
         let Some(disk) = &self.node.disk else {
             return;
@@ -327,7 +331,7 @@ impl Publishing {
         let window = self.node.config.limits.idempotency_window;
         let kept = disk.keep_answer(self.caller.app, name, kept, window);
         if let Err(error) = kept.await {
-            tracing::debug!(%error, "an answer was not kept: after a restart a repeat would be carried out again");
+            tracing::debug!(%error, "an answer was not stored: after a restart a repeat would be carried out again");
         }
     }
 
@@ -401,8 +405,8 @@ impl Publishing {
         }))
     }
 
-    /// Runs `call` unless its key was answered before. It runs in a task of its own, so that the answer is kept even
-    /// where the caller hangs up.
+    /// Runs `call` unless its key was answered before. It runs in a task of its own, so that the answer is stored
+    /// even where the caller hangs up.
     async fn once<F>(
         self,
         scope: Scope,
@@ -422,7 +426,7 @@ impl Publishing {
             let claimed = match self.cluster_claim(&name, &body, deadline).await? {
                 Elsewhere::First(claimed) => claimed,
                 Elsewhere::Answered(answer) => {
-                    // It is kept where it was found, and no longer than that.
+                    // It stays where it was found, and no longer than that.
                     drop(running);
                     return Ok(Published::earlier(answer));
                 }
@@ -432,6 +436,8 @@ impl Publishing {
             let keeper = self.clone();
             let answer = call(self).await;
 
+            // The other nodes and the data directory come before this node's own store. Once a
+            // repeat is answered here, a restart or another node would answer it too.
             match (&answer, claimed) {
                 (Ok(answer), Some(claimed)) => claimed.succeed(answer.clone(), window).await,
                 (Err(_), Some(claimed)) => claimed.fail().await,
@@ -474,13 +480,13 @@ fn refused(error: NodeError) -> Problem {
 
 /// What the other nodes know of a key.
 enum Elsewhere {
-    /// It is new. The claim has to be told what became of the request; there is none where this node is alone.
+    /// It is new. The claim must be completed with the outcome of the request. It is absent if this node is alone.
     First(Option<IdempotencyClaim>),
     /// It was done: this was the answer.
     Answered(Bytes),
 }
 
-/// Runs a call in a task of its own, so that it is not left half done where the caller hangs up.
+/// Runs a call in a task of its own, so that it is not left half done if the caller hangs up.
 async fn run_detached(
     call: impl Future<Output = Result<Published, Problem>> + Send + 'static,
 ) -> Result<Published, Problem> {

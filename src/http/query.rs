@@ -1,4 +1,4 @@
-//! What stands in a request's address: a segment of its path, and its query.
+//! What a request's address contains: a segment of its path, and its query.
 
 use percent_encoding::percent_decode_str;
 
@@ -74,7 +74,7 @@ impl Query {
     /// `limit`: the most entries of a page, or `default`.
     ///
     /// # Errors
-    /// 400 where it is none from 1 to [`PAGE_MAX`].
+    /// 400 if it is not a number from 1 to [`PAGE_MAX`].
     pub(crate) fn limit(&self, default: usize) -> Result<usize, Problem> {
         let Some(text) = self.get("limit") else {
             return Ok(default);

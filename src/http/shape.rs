@@ -68,7 +68,7 @@ pub(crate) const fn field(name: &'static str, kind: Kind) -> Field {
 }
 
 impl Shape {
-    /// Why serde refused `object`, in the words of the API. `path` is where the object stands, `""` for a body.
+    /// Why serde refused `object`, in the words of the API. `path` is the place of the object, `""` for a body.
     pub(crate) fn explain(&self, path: &str, object: &str, error: &serde_json::Error) -> Problem {
         if !error.is_data() {
             return not_json(error);
@@ -126,6 +126,8 @@ impl Shape {
         let mut inner: Vec<String> = Vec::new();
         for field in self.fields {
             known.push(join(path, field.name));
+            // `users` may be a slip for `to.users`, so the fields of inner objects are suggested
+            // too.
             if let Kind::Object(shape) | Kind::TextsOr(shape) = field.kind {
                 let names = shape.fields.iter().map(|inner| inner.name);
                 inner.extend(names.map(|inner| join(&join(path, field.name), inner)));
@@ -151,7 +153,7 @@ fn names(shape: &Shape) -> String {
 }
 
 impl Kind {
-    /// What is wrong with `value`, which stands at `path`. `advice` is added to the message about a `null`.
+    /// What is wrong with `value`, which is at `path`. `advice` is added to the message about a `null`.
     pub(crate) fn fault(self, path: &str, value: &str, advice: &str) -> Option<Problem> {
         let is_fine = match (self, value.as_bytes().first()) {
             (Self::Any, _)
@@ -218,7 +220,7 @@ fn each(path: &str, list: &str, kind: Kind) -> Option<Problem> {
     })
 }
 
-/// Where the item `at` of the list at `path` stands.
+/// The place of the item `at` of the list at `path`.
 fn item_path(path: &str, at: usize) -> String {
     #[cfg(test)]
     tests::ITEM_PATHS.set(tests::ITEM_PATHS.get() + 1);
@@ -312,7 +314,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
 }
 
 /// A whole number from 0 in any notation that JSON has, such as `3600`, `3600.0` and `3.6e3`: to JavaScript and to JSON
-/// Schema these are one number. What is over 64 bits counts as the largest number of 64 bits.
+/// Schema these are one number. A number over 64 bits counts as the largest number of 64 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Whole(pub(crate) u64);
 

@@ -56,11 +56,11 @@ pub(crate) struct Sockets {
 
 #[derive(Debug, Default)]
 struct Open {
-    /// By number, with their addresses; without those that were told to end.
+    /// By number, with their addresses; without those that were asked to end.
     timers: AHashMap<u64, (Arc<ConnectionTimer>, Option<IpAddr>)>,
     last: u64,
-    /// Sockets that are to be closed next, and since when each waits for a request; those that have had one meanwhile are
-    /// passed over.
+    /// Sockets that are to be closed next, and since when each waits for a request. Those that have had a request
+    /// since are skipped.
     next: VecDeque<(u64, Instant)>,
     /// When to look for more of them again, at the earliest.
     look_at: Option<Instant>,
@@ -97,6 +97,7 @@ impl Drop for SocketPermit {
         }
 
         self.sockets.metrics.http_sockets.dec();
+        // The task that wakes takes the lock first.
         drop(open);
         self.sockets.freed.notify_one();
     }
@@ -126,9 +127,9 @@ impl Sockets {
         })
     }
 
-    /// A place for a socket that was accepted from `ip`, beside `clients` sockets of clients. Where there is none, another
-    /// socket is told to end; nothing if each of them is busy. The sockets of a proxy are many people's, and count for no
-    /// address.
+    /// A place for a socket that was accepted from `ip`, beside `clients` sockets of clients. If there is none,
+    /// another socket is asked to end; nothing if each of them is busy. The sockets of a proxy are many people's, and
+    /// count for no address.
     pub(crate) fn enter(
         self: &Arc<Self>,
         ip: IpAddr,
@@ -139,6 +140,7 @@ impl Sockets {
         let address = (!is_proxy).then(|| network(ip));
         let mut open = self.open.lock();
 
+        // An address that is full makes room among its own sockets, never among those of others.
         if let Some(address) = address
             && self.most_of_address > 0
             && !open.has_room_for(address, self.most_of_address, &self.metrics)
@@ -146,7 +148,7 @@ impl Sockets {
             return None;
         }
 
-        // What clients have left over of the descriptors may be less than the bound.
+        // Clients may have left fewer descriptors than the bound.
         let left = self
             .descriptors
             .saturating_sub(clients.saturating_add(DESCRIPTORS_SPARE));
@@ -172,7 +174,7 @@ impl Sockets {
         })
     }
 
-    /// Tells up to `most` sockets that wait for requests to end; answers how many.
+    /// Asks up to `most` sockets that wait for requests to end; returns how many.
     pub(crate) fn end_some(&self, most: usize) -> usize {
         let mut open = self.open.lock();
         let now = Instant::now();
@@ -188,7 +190,7 @@ impl Sockets {
 }
 
 impl Open {
-    /// Tells the socket to end that can best be spared.
+    /// Ends the socket that can best be spared.
     fn end_one(&mut self, now: Instant, metrics: &Metrics) -> Option<()> {
         if let Some(number) = self.pop() {
             return self.end(number, metrics);
@@ -223,7 +225,7 @@ impl Open {
 
     /// Finds the sockets that are to be closed next.
     fn look(&mut self) {
-        // Twice as many tell a crowd from others; a few more are chance.
+        // A factor of two is a crowd; a few more are chance.
         let crowd = |address: &Option<IpAddr>| {
             let numbers = address.and_then(|address| self.addresses.get(&address));
             Reverse(numbers.map_or(0, |numbers| (numbers.len() + 1).ilog2()))
@@ -256,7 +258,7 @@ impl Open {
             return true;
         };
 
-        // Who has shown an API key is a stranger no longer, and only the node's bound holds.
+        // A socket that has shown an API key is no longer a stranger's, and only the node's bound holds for it.
         let timers = &self.timers;
         let strangers = numbers.iter().filter_map(|number| {
             let (timer, _) = timers.get(number)?;

@@ -39,7 +39,7 @@ enum Phase {
     Upgrading,
 }
 
-/// Where one connection stands. Its own thread changes it; the one that accepts looks at it.
+/// How far one connection is. Its own thread changes it; the one that accepts looks at it.
 #[derive(Debug)]
 pub(crate) struct ConnectionTimer {
     phase: Mutex<(Phase, Instant)>,
@@ -58,7 +58,7 @@ pub(crate) struct ConnectionTimer {
     end: Notify,
 }
 
-/// What is to be known of an answer once it is on its way: whoever gave it learns that all of it was written, or is dropped
+/// What is to be known of an answer once it is on its way: the code that gave it learns that all of it was written, or is dropped
 /// with the connection.
 pub(crate) trait OnAnswered: Send {
     /// The socket has taken all of it.
@@ -122,7 +122,8 @@ impl ConnectionTimer {
         self.enter(Phase::Idle);
     }
 
-    /// Whether others had their turn since the last request began: false for one that came right behind it.
+    /// Whether its socket had nothing more to read since the last request began. False for a request that came right
+    /// after it.
     pub(crate) fn begins_after_a_rest(&self) -> bool {
         self.has_waited.swap(false, Relaxed)
     }
@@ -187,6 +188,8 @@ impl ConnectionTimer {
 
     /// Notes that nothing of what was given is unwritten.
     fn note_flush(&self) {
+        // The head is counted with the body, so `left` reaches 0 early. Only after a flush hyper
+        // holds nothing back.
         let written = self.expected.lock().take_if(|expected| expected.left == 0);
         if let Some(expected) = written {
             expected.answering.written();
@@ -247,7 +250,7 @@ impl ConnectionTimers {
         }
     }
 
-    /// Looks at all connections once per tick, for ever.
+    /// Looks at all connections once per tick, until the server ends.
     pub(crate) async fn run(self: Rc<Self>) {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -255,7 +258,7 @@ impl ConnectionTimers {
             let now = ticks.tick().await.into_std();
             let mut slice = TimeSlice::begin();
             let mut at = 0;
-            // What comes in meanwhile is appended, and has time.
+            // Connections that come in the meantime are appended, and have time.
             while self.look_at_some(&mut at, now) {
                 slice.rest().await;
             }
@@ -304,7 +307,7 @@ impl TimedSocket {
         }
         let mut polled = [PollFd::new(self.io.inner(), PollFlags::RDHUP)];
         let ended = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
-        // Fails only if the socket is broken, which the write tells.
+        // Fails only if the socket is broken, which the write then shows.
         let _ = poll(&mut polled, Some(&Timespec::default()));
         if polled[0].revents().intersects(ended) {
             return Err(io::ErrorKind::BrokenPipe.into());

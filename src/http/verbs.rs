@@ -172,7 +172,7 @@ impl Verb {
 #[derive(Debug)]
 pub(crate) struct PublishCall<'a> {
     event: Event<'a>,
-    /// One publication each; but for several channels there is one.
+    /// One publication each. Only a call to several channels has more than one.
     targets: Vec<Target>,
     store: Option<bool>,
     scope: ClusterScope,
@@ -299,6 +299,7 @@ impl<'a> VerbFields<'a> {
 
         let name = self.event.ok_or_else(|| missing(&["event"]))?;
         let event = Event::new(name, data(self.data, self.data_base64.as_deref())?)?;
+        // To count on every node takes a round trip, so a call has to ask for it.
         let scope = self.scope.unwrap_or(ClusterScope::Cluster);
         let receipt = self.receipt.unwrap_or(ClusterScope::Node);
 
@@ -390,6 +391,7 @@ fn data<'a>(json: Option<&'a RawValue>, base64: Option<&str>) -> Result<Data<'a>
 
 /// Why `text` is not base64, in the words of those who encoded it.
 fn why_not_base64(text: &str, error: data_encoding::DecodeError) -> String {
+    // The error names only a place. These two faults are common, and have a remedy.
     if BASE64_NOPAD.decode(text.as_bytes()).is_ok() {
         return "the padding \"=\" at its end is missing".to_owned();
     }
@@ -474,7 +476,7 @@ fn recipients(recipients: Option<Vec<String>>) -> Result<Option<To>, Problem> {
         return Ok(None);
     }
     if users.iter().any(|user| user == "*") {
-        let detail = "\"*\" means everyone, and so stands alone in \"recipients\"";
+        let detail = "\"*\" means everyone, and so must be alone in \"recipients\"";
         return Err(Problem::bad_request("bad_field", detail));
     }
 

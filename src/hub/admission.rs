@@ -94,6 +94,7 @@ impl Pool {
     /// What one admission takes: never more than the pool has, so that what is huge passes alone.
     fn weigh(&self, deliveries: usize, bytes: usize) -> Weight {
         let cut = |n: usize, max: u32| u32::try_from(n).map_or(max, |n| n.min(max));
+        // They are written as pages, of which a longer write is cheaper, so they count for less.
         let (least, counted) = if (SMALL_DELIVERIES + 1..=PAGED_SOCKETS).contains(&deliveries) {
             (
                 ADMITTED_LEAST_PAGED,
@@ -121,6 +122,7 @@ impl Pool {
             return false;
         };
 
+        // Together, once all three are had: one that was refused by the last has taken nothing.
         places.forget();
         deliveries.forget();
         bytes.forget();
@@ -128,7 +130,7 @@ impl Pool {
         true
     }
 
-    /// First come, first served: who waits for deliveries or bytes holds back who comes later.
+    /// First come, first served: one that waits for deliveries or bytes holds back those that come later.
     async fn take(&self, weight: Weight) -> bool {
         let Ok(places) = self.publications.acquire_many(weight.places).await else {
             return false;
@@ -189,7 +191,7 @@ impl Admission {
         self.bulk.publications.available_permits() < 2 * ADMITTED_UNIT
     }
 
-    /// Notes that a shard has sockets that wait for large publications, or none any more.
+    /// Notes that a shard has sockets that wait for large publications, or no longer has any.
     pub(super) fn note_writing(&self, writing: bool) {
         self.bulk
             .publications
@@ -227,6 +229,7 @@ impl Admission {
         reach: usize,
         bytes: usize,
     ) -> Result<Permit, Busy> {
+        // Most find room, and need no timer.
         if let Some(permit) = self.try_admit(reach, bytes) {
             return Ok(permit);
         }
@@ -264,6 +267,7 @@ impl Admission {
             small,
             weight,
             deliveries: AtomicU32::new(weight.deliveries),
+            // Taken by the upper bound, and corrected when the true number is known.
             placings: AtomicU32::new(1),
             placed: AtomicU32::new(0),
             since: Instant::now(),
@@ -305,6 +309,7 @@ impl HeldPermit {
             .placed
             .fetch_add(placed, Relaxed)
             .saturating_add(placed);
+        // Others that it stands for may deliver more yet.
         if self.placings.fetch_sub(1, Relaxed) != 1 {
             return;
         }

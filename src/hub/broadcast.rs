@@ -1,6 +1,6 @@
 //! Placing what is for everyone: publications that wait for the same shard go through its table together.
 //!
-//! They lie in the log one behind the other then, so that the runs of all connections are the same one, and each
+//! They are in the log one after the other then, so that the runs of all connections are the same one, and each
 //! connection is looked at once for all of them. Placed among each other they would break every run.
 
 use std::sync::{Arc, OnceLock};
@@ -40,7 +40,7 @@ impl PendingBroadcast {
 
 type BroadcastBatch = SmallVec<[Arc<PendingBroadcast>; 16]>;
 
-/// Who waits for a shard, and whose turn it is.
+/// The publications that wait for a shard, and the lock of the one that carries them.
 #[derive(Debug, Default)]
 pub(super) struct BroadcastBatcher {
     waiting: Mutex<Vec<Arc<PendingBroadcast>>>,
@@ -121,6 +121,7 @@ impl Table {
         let mut spent = Spent::default();
         self.take_work();
         let mut first = self.enlog(batch);
+        // Looked up one time for the batch: most have no exceptions.
         let excepting = batch.iter().any(|pending| !pending.except.is_empty());
 
         for slot in chunk {
@@ -158,12 +159,13 @@ impl Table {
         )
     }
 
-    /// Places a batch for a connection that one of its events leaves out, or whose outbox is no run that goes on.
+    /// Places a batch for a connection that one of its events leaves out, or whose outbox is not a run that goes
+    /// on.
     fn place_singly(&mut self, slot: u32, batch: &BroadcastBatch, progress: &mut BatchProgress) {
         for (at, pending) in batch.iter().enumerate() {
             let entry = &mut self.slots[slot as usize];
             if entry.state != State::Open {
-                // Closed as too slow by the one before; nothing may stand behind its close frame.
+                // Closed as too slow by the one before; nothing may come after its close frame.
                 break;
             }
 
@@ -202,7 +204,9 @@ impl Shard {
             placed: OnceLock::new(),
         });
 
+        // Noted before the lock is asked for, so that the next to have it carries this one too.
         self.broadcasts.waiting.lock().push(pending.clone());
+        // Those that were let in together get the chance to be in one batch.
         if is_full {
             tokio::task::yield_now().await;
         }
@@ -222,7 +226,7 @@ impl Shard {
             slice.rest().await;
         }
         for (at, pending) in batch.iter().enumerate() {
-            // Set by nobody else: who carries a publication has taken it from those that wait.
+            // Nobody else sets it: the one that carries a publication has taken it from those that wait.
             let _ = pending.placed.set(progress.of(at));
         }
     }

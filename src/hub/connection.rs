@@ -137,7 +137,7 @@ impl Connection {
     }
 }
 
-/// How a connection stands.
+/// The state of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
     /// The slot has no tenant.

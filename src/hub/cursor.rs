@@ -1,4 +1,4 @@
-//! Where a scan of one shard stands.
+//! How far a scan of one shard is.
 
 use smallvec::SmallVec;
 
@@ -74,10 +74,11 @@ impl<'s> Search<'s> {
         }
     }
 
-    /// Looks up the next names, for as long as one hold of the lock may take. `wants` is told for how many connections each
-    /// stands, and says whether they are to be found. False at the end.
+    /// Looks up the next names, for as long as one hold of the lock may take. `wants` is given for how many
+    /// connections each stands, and says whether they are to be found. False at the end.
     pub(super) fn go_on(&mut self, table: &Table, mut wants: impl FnMut(usize) -> bool) -> bool {
         if !std::mem::replace(&mut self.has_begun, true) {
+            // Before the first look: a change in between must make the candidates stale.
             self.found.as_of = table.changes;
         }
 
@@ -87,6 +88,7 @@ impl<'s> Search<'s> {
                 return false;
             };
             let count = table.count(self.app, name);
+            // A name costs a little, even if it stands for nobody.
             work += 1;
             if wants(count) {
                 table.collect(self.app, name, &mut self.found.slots);
@@ -98,7 +100,7 @@ impl<'s> Search<'s> {
     }
 }
 
-/// Where a scan of one shard stands. It goes by slot number, so that nobody is met twice. The candidates of an index are
+/// How far a scan of one shard is. It goes by slot number, so that nobody is met twice. The candidates of an index are
 /// found at the start, and each is evaluated whole when it is reached if anything has changed since.
 #[derive(Debug)]
 pub(crate) struct Cursor {

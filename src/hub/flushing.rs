@@ -157,6 +157,7 @@ impl Table {
 
             let Some(slot) = list.pop_front() else { break };
             let entry = &mut self.slots[slot as usize];
+            // A small event has taken it along since, and put it on the other list.
             if entry.dirty != class {
                 continue;
             }
@@ -171,6 +172,7 @@ impl Table {
                 }
                 Outbox::One(queued) => Load::One(queued),
                 Outbox::Queue(queue) => Load::Queue(queue),
+                // It was blocked after it came onto the list. A task of its own writes it.
                 blocked @ Outbox::Blocked(_) => {
                     entry.outbox = blocked;
                     continue;
@@ -260,6 +262,7 @@ impl Table {
         self.block(at.slot, backlog);
 
         if self.state(at) != State::Closing {
+            // A client that leaves anyway is not closed as too slow.
             self.enforce(at);
         }
         true
@@ -319,7 +322,7 @@ impl Table {
     }
 }
 
-/// How a refused connection stands after a write.
+/// The state of a refused connection after a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Progress {
     /// Frames still wait.

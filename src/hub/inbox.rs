@@ -11,16 +11,16 @@ pub(super) struct Inbox {
     epoch: Option<Epoch>,
     /// Offset up to which everything was placed that is for it.
     placed: u64,
-    /// Offsets that the pings which are out stand behind, in order.
+    /// The offsets after which the pings that are out were placed, in order.
     asked: VecDeque<u64>,
-    /// Pings that no pong has come for. There are more of them than offsets where what they asked for was forgotten meanwhile.
+    /// Pings that no pong has come for. There are more of them than offsets where what they asked for was forgotten in the meantime.
     unanswered: usize,
-    /// An event was thrown away, or nobody can say whether one was missed: nothing behind it may be confirmed.
+    /// An event was thrown away, or nobody can say whether one was missed: nothing after it may be confirmed.
     broken: bool,
     suspected_gap: Option<SuspectedGap>,
 }
 
-/// Events may be missing behind what was placed. Nothing more is placed until the store was asked.
+/// Events may be missing after what was placed. Nothing more is placed until the store was asked.
 #[derive(Clone, Copy, Debug)]
 struct SuspectedGap {
     /// Which of the node's doubts it is, the last where there are several. What the store said before it is no answer to it.
@@ -47,7 +47,7 @@ pub(super) enum Missing {
     Nothing,
     /// What is kept after this offset; and whether that is all.
     After(u64, bool),
-    /// Nobody can tell.
+    /// Nobody knows.
     Unknown,
 }
 
@@ -82,6 +82,7 @@ impl Inbox {
     /// Decides about a live event, and notes it. With `may_ask`, one that does not follow what was placed is held back.
     pub(super) fn receive(&mut self, position: Position, may_ask: bool) -> Turn {
         let Position { epoch, offset } = position;
+        // Held back, but not lost: the store is asked for it, and for what is missing before it.
         if let Some(suspected_gap) = &mut self.suspected_gap {
             suspected_gap.held = suspected_gap.held.max(offset);
             return Turn::Later;
@@ -94,6 +95,7 @@ impl Inbox {
             return Turn::Before;
         }
 
+        // Over several nodes an event may come before an older one, or the older one was missed.
         if may_ask && is_same && offset > self.placed + 1 && !self.broken {
             self.suspected_gap = Some(SuspectedGap {
                 number: 0,
@@ -106,7 +108,7 @@ impl Inbox {
         Turn::Next
     }
 
-    /// Judges what the store said after doubt number `seen`. `in_turn`: nothing can have come meanwhile.
+    /// Judges what the store said after doubt number `seen`. `in_turn`: nothing can have come in the meantime.
     pub(super) fn judge(&self, waiting: &Waiting, seen: u64, in_turn: bool) -> Missing {
         let Some(suspected_gap) = self.suspected_gap else {
             return Missing::Nothing;
@@ -128,7 +130,7 @@ impl Inbox {
         Missing::After(self.placed, has_held && suspected_gap.number <= seen)
     }
 
-    /// Goes on from where the store stands, and is in doubt no more if that `is_all`. True if pings were out then: what they
+    /// Goes on from where the store stands, and is no longer in doubt if that `is_all`. True if pings were out then: what they
     /// asked for is to be asked for again, as they may have been answered in vain.
     pub(super) fn go_on(&mut self, waiting: &Waiting, is_all: bool) -> bool {
         self.stand(waiting);
@@ -137,6 +139,7 @@ impl Inbox {
         }
         self.suspected_gap = None;
         let was_asked = !self.asked.is_empty();
+        // The pings may have been answered while nothing could be confirmed.
         self.asked.clear();
         was_asked
     }
@@ -169,7 +172,7 @@ impl Inbox {
         asks
     }
 
-    /// Notes that a ping goes out behind `offset`.
+    /// Notes that a ping goes out after `offset`.
     pub(super) fn ask(&mut self, offset: u64) {
         self.asked.push_back(offset);
         self.unanswered += 1;
@@ -192,14 +195,14 @@ impl Inbox {
         self.asked.back().copied().filter(|_| self.is_sure())
     }
 
-    /// Takes the answer to the ping behind `offset`: false if that confirms nothing.
+    /// Takes the answer to the ping after `offset`: false if that confirms nothing.
     pub(super) fn answered(&mut self, offset: u64) -> bool {
         let known = self
             .asked
             .iter()
             .position(|asked| *asked == offset)
             .filter(|_| self.is_sure());
-        // Who answers one has had those before it, and need not answer them (RFC 6455, section 5.5.3).
+        // A client that answers one has had those before it, and need not answer them (RFC 6455, section 5.5.3).
         let answered = known.map(|known| self.asked.drain(..=known)).is_some();
         if answered {
             self.unanswered = self.unanswered.min(self.asked.len());

@@ -44,6 +44,8 @@ impl Posting {
             }
             Self::Many(many) => {
                 many.remove(slot);
+                // Half of the bound, so that one that comes and goes does not change the form each
+                // time.
                 if many.len() <= FEW as u64 / 2 {
                     *self = Self::Few(many.iter().collect());
                 }

@@ -12,7 +12,7 @@ use crate::protocol::frame::Frame;
 #[derive(Debug)]
 struct Entry {
     frame: Frame,
-    /// Held until the entry is trimmed; its release tells admission that the sockets were offered the frame.
+    /// Held until the entry is trimmed; its release shows admission that the sockets were offered the frame.
     permit: Permit,
     /// Unfinished runs that start here.
     starts: u32,
@@ -88,7 +88,7 @@ impl Log {
         }
     }
 
-    /// The frames numbered `first..end`, each with its permit, for an outbox that is no run any more.
+    /// The frames numbered `first..end`, each with its permit, for an outbox that is no longer a run.
     pub(super) fn queued(&self, first: u64, end: u64) -> impl Iterator<Item = Queued> {
         let range = (first - self.base) as usize..(end - self.base) as usize;
         self.entries.range(range).map(|e| Queued {

@@ -77,6 +77,7 @@ impl Table {
         let app = &mut self.apps[entry.app.0 as usize];
         let key = channel_key(channel);
 
+        // Asked of the index, which costs the same however many channels there are.
         if app.channels.contains(&key, slot) {
             let begins = watching != Watching::No && !app.watchers.contains(&key, slot);
             if begins {
@@ -115,6 +116,7 @@ impl Table {
         }
 
         app.channels.insert_key(key, slot);
+        // Scans that hold candidates from before have to look at each again.
         self.changes += 1;
         self.charge(CHANNEL_WORK);
 
@@ -128,6 +130,7 @@ impl Table {
         let connection = slot.connection.clone();
         if self.apps[app.0 as usize]
             .watchers
+            // Only a member that watches is counted as one.
             .remove_key(&channel_key(channel), at.slot)
             && let Some(connection) = connection
         {
@@ -136,7 +139,7 @@ impl Table {
         }
     }
 
-    /// Takes an open connection out of `channel`; false if it was no member.
+    /// Takes an open connection out of `channel`; false if it was not a member.
     pub(crate) fn leave(&mut self, at: SlotRef, channel: &str) -> bool {
         if self.state(at) != State::Open {
             return false;
@@ -202,7 +205,7 @@ impl Table {
     /// Replaces what an open connection says about itself; null removes it. Returns in how many of its channels others may
     /// hear of that, or `None` if it is not open.
     ///
-    /// Filters see it, and members are told of it, from this moment on.
+    /// Filters see it, and members are notified of it, from this moment on.
     pub(crate) fn set_profile(&mut self, at: SlotRef, profile: Value) -> Option<u32> {
         if self.state(at) != State::Open {
             return None;
@@ -252,6 +255,7 @@ impl Table {
     /// Takes `slot` out of every index, and its connection out of its channels. Where it may come back to them, they are kept
     /// for it.
     pub(super) fn depart(&mut self, slot: u32, departing: Departing<'_>) {
+        // First out of the indexes, so that nothing is placed for it from here on.
         self.unregister(slot);
         let entry = &self.slots[slot as usize];
         let Some(connection) = entry.connection.clone() else {

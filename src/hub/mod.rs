@@ -2,7 +2,7 @@
 //!
 //! A shard is a locked [table](table::Table) and a thread. Any thread places under the shard's lock; only the
 //! shard's own thread takes outboxes out and writes them. No socket and no network is known here, no lock is held
-//! across an await, and no two shards are ever locked at once.
+//! across an await, and no two shards are ever locked at the same time.
 
 mod connection;
 mod cursor;
@@ -74,8 +74,8 @@ use crate::{
 
 /// The right to take outboxes out, and to block them. The thread that writes a shard's sockets has the only one.
 ///
-/// It is borrowed from the taking of a batch to its settling. So no outbox becomes blocked while its frames are out: what a
-/// socket refused always goes in front of everything that was placed meanwhile.
+/// It is borrowed from the taking of a batch to its settling. So no outbox becomes blocked while its frames are out:
+/// what a socket refused always goes in front of everything that was placed in the meantime.
 #[derive(Debug)]
 pub(crate) struct Owner(PhantomData<*const ()>);
 
@@ -112,6 +112,7 @@ impl Shard {
             table.trim();
             (result, table.is_waiting())
         };
+        // The lock is let go first: the owner needs it as soon as it wakes.
         drop(table);
         self.wake(waiting);
         result
@@ -133,6 +134,7 @@ impl Shard {
     }
 
     fn wake(&self, waiting: bool) {
+        // Only the first one rings, which spares a system call for each placing.
         if waiting && !self.awake.swap(true, SeqCst) {
             self.wake.notify_one();
         }
@@ -154,9 +156,11 @@ impl Shard {
         Owner(PhantomData)
     }
 
-    /// Sleeps until an outbox waits. Only the owner calls this; what is placed meanwhile is never missed.
+    /// Sleeps until an outbox waits. Only the owner calls this; what is placed in the meantime is never
+    /// missed.
     pub(crate) async fn sleep(&self) {
         self.awake.store(false, SeqCst);
+        // After `awake` is false: what is placed from here on rings the bell.
         if self.lock(|table| table.is_waiting()) {
             self.awake.store(true, SeqCst);
             return;
@@ -282,7 +286,7 @@ impl Hub {
         self.admission.is_full()
     }
 
-    /// Notes that a shard has sockets that wait for large publications, or none any more.
+    /// Notes that a shard has sockets that wait for large publications, or none any longer.
     pub(crate) fn note_writing(&self, writing: bool) {
         self.admission.note_writing(writing);
     }
@@ -338,6 +342,7 @@ impl Hub {
         if all <= bound {
             return false;
         }
+        // Another thread is at it, and all would look at the same connections.
         let Some(mut shedding) = self.shedding.try_lock() else {
             return false;
         };
@@ -359,6 +364,7 @@ impl Hub {
                 table.take_work()
             });
 
+            // Nobody more than needed is closed.
             if refused() <= bound {
                 break;
             }

@@ -156,7 +156,7 @@ impl Outbox {
     }
 }
 
-/// Frames that a socket refused, or that are replayed to it, and those that came behind them.
+/// Frames that a socket refused, or that are replayed to it, and those that came after them.
 ///
 /// Only the thread that owns the socket takes from the front; any thread may append. While the owner writes, the
 /// frames it holds stay in place, and what another thread wants thrown away waits for it.
@@ -171,7 +171,7 @@ pub(super) struct Backlog {
     counted: usize,
     /// Bytes of replayed frames not yet taken.
     replayed_bytes: usize,
-    /// Frames at the front that are known to be replayed, or to carry no event: what is thrown away stands after them.
+    /// Frames at the front that are known to be replayed, or to carry no event: what is thrown away comes after them.
     kept: usize,
     /// What the owner is writing now, at the front.
     in_flight: InFlight,
@@ -204,7 +204,8 @@ pub(super) struct Advanced {
     pub(super) dropped: u64,
 }
 
-/// Frames out of a history, ready to be handed over: there may be thousands, and the shard's lock is not held meanwhile.
+/// Frames out of a history, ready to be handed over: there may be thousands, and the shard's lock is not held in the
+/// meantime.
 ///
 /// They count as refused bytes of the node from now on.
 #[derive(Debug)]
@@ -224,6 +225,7 @@ impl Replay {
                 None => frame,
             };
 
+            // The client's protocol has no word for it.
             if frame.is_empty() {
                 continue;
             }
@@ -332,6 +334,7 @@ impl Backlog {
     /// About how many bytes of the node it stands for: of a frame that waits for several sockets only its part. All backlogs
     /// together stand for what the node holds.
     pub(super) fn share(&self) -> usize {
+        // At most so many frames are looked at, since this runs under the lock.
         let apart = self.frames.len().div_ceil(SHED_FRAMES).max(1);
         let (mut all, mut shares) = (0, 0);
         for Waiting { frame, .. } in self.frames.iter().step_by(apart) {
@@ -382,6 +385,7 @@ impl Backlog {
     /// Takes back what was lent, of which the socket took `taken` bytes.
     pub(super) fn advance(&mut self, mut taken: usize) -> Advanced {
         let lent = mem::take(&mut self.in_flight);
+        // Whatever it left has been refused, so the client may be slow from now on.
         self.refused |= taken < lent.bytes;
         let mut written = 0;
 
@@ -410,6 +414,7 @@ impl Backlog {
 
     /// Throws whole unwritten frames away, now or when the owner has written; answers how many events went now.
     pub(super) fn discard(&mut self) -> u64 {
+        // The owner writes them now, without the lock, and would lose its place.
         if self.in_flight.frames > 0 {
             self.discard = true;
             return 0;
@@ -420,10 +425,12 @@ impl Backlog {
     /// Throws away the oldest whole events that are neither being written nor replayed until the backlog keeps the
     /// bounds, or none is left.
     pub(super) fn discard_oldest(&mut self, max_bytes: usize, max_frames: usize) -> u64 {
+        // What is being written must stay whole, and so must a frame whose beginning was sent.
         let begun = self.in_flight.frames.max(usize::from(self.written > 0));
         let mut at = begun.max(self.kept);
         let mut events = 0;
 
+        // The newest stays: a client that gets nothing would be behind for good.
         while at + 1 < self.frames.len() && self.is_over(max_bytes, max_frames) {
             if self.frames[at].replayed || !self.frames[at].frame.is_event() {
                 // The next event to be placed need not walk over them again: a replay may have thousands.
@@ -457,7 +464,7 @@ impl Backlog {
         self.frames.is_empty()
     }
 
-    /// Close frames that were appended behind the discarded ones are kept: they are no events.
+    /// Close frames that were appended after the discarded ones are kept: they are no events.
     fn discard_rest(&mut self) -> u64 {
         let begun = usize::from(self.written > 0);
         let mut dropped = 0;

@@ -1,8 +1,8 @@
 //! When places at admission come back: in step with the writing, not in bunches.
 //!
 //! Publications that were placed together are through together. Let in again together, they would go round as one
-//! bunch for as long as the load lasts, and whoever comes just behind it would wait a whole round for the next: twice the
-//! latency for the same depth. So what they give back is lent out again a part at a time, as fast as sockets are
+//! bunch for as long as the load lasts, and one that comes just after it would wait a whole round for the next: twice
+//! the latency for the same depth. So what they give back is lent out again a part at a time, as fast as sockets are
 //! written.
 
 use parking_lot::Mutex;
@@ -28,10 +28,12 @@ struct State {
 
 impl State {
     fn release(&mut self, step: usize) -> usize {
+        // Nothing is being written that could earn them, so nobody would ever give them back.
         if self.writing == 0 {
             self.earned = 0.0;
             return std::mem::take(&mut self.held);
         }
+        // In steps: a place at a time would wake a waiter for each.
         if self.earned < step as f64 {
             return 0;
         }

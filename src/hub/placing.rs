@@ -71,6 +71,7 @@ impl Table {
 
     /// Appends one of the protocol's own frames. False if the connection is gone, closing, or now too slow.
     pub(crate) fn place_own(&mut self, at: SlotRef, frame: Frame) -> bool {
+        // A client that is on its way out gets nothing more: its close frame is the last.
         match self.state(at) {
             State::Free | State::Closing => false,
             State::Open | State::Pending if self.slots[at.slot as usize].outbox.is_blocked() => {
@@ -137,7 +138,9 @@ impl Table {
             config::SlowConsumer::DropOldest => {
                 let lost = backlog.discard_oldest(max_bytes, max_frames);
                 app.metrics.dropped(DropReason::Oldest, lost);
+                // Frames without events cannot be thrown away.
                 let is_over = backlog.is_over(max_bytes, max_frames);
+                // What it loses here was stored, and must not count as received.
                 if let Some(inbox) = entry.inbox.as_mut().filter(|_| lost > 0) {
                     inbox.lose();
                 }
@@ -203,6 +206,7 @@ impl Table {
         }
 
         self.append(at.slot, Frame::close(close));
+        // The owner resets the socket if the client does not answer in time.
         self.closing.push(at);
         true
     }
@@ -264,6 +268,7 @@ impl Table {
         );
 
         let dropped = backlog.discard();
+        // Before it is closed, which takes it out of its channels.
         let connection = entry.connection.clone();
         let is_closing = entry.state == State::Closing;
 
@@ -276,7 +281,7 @@ impl Table {
             return dropped > 0;
         }
 
-        // The owner logs it, without the lock: whoever reads the log may be slow as well.
+        // The owner logs it, without the lock: the reader of the log may be slow as well.
         match connection {
             Some(connection) if self.slow.some.len() < SLOW_LOGGED => {
                 self.slow.some.push(SlowConsumer {

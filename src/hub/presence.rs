@@ -1,4 +1,4 @@
-//! Who is in which channel of one app, over all shards: counts, users, and what is yet to be told to those who watch.
+//! Who is in which channel of one app, over all shards: counts, users, and what is yet to be sent to those who watch.
 //!
 //! Tables call this under their shard's lock whenever a membership changes, so it agrees with the indexes at every
 //! moment a caller can see both. Its own locks are held for one change and never while taking another.
@@ -52,7 +52,7 @@ pub(crate) enum JoinKind {
     New,
     /// In place of this one, which was lost.
     Resumed(ConnectionId),
-    /// The same, but its node has ended, and does not tell that it is not counted there any more.
+    /// The same, but its node has ended, and does not report that it is no longer counted there.
     Inherited(ConnectionId),
 }
 
@@ -73,7 +73,7 @@ pub(crate) enum LeaveKind {
     Left,
     /// The same, since the connection has ended.
     Gone,
-    /// It may come back; nobody is told until it [lapses](Presence::lapsed).
+    /// It may come back; nobody is notified until it [lapses](Presence::lapsed).
     Lost,
 }
 
@@ -95,7 +95,7 @@ pub(crate) struct Presence {
     clock: AtomicU64,
     notices_per_window: u32,
     members_with_notices: usize,
-    /// Users of a channel that other nodes are told by name.
+    /// Users of a channel that other nodes are sent by name.
     named_at_most: usize,
     notices: Arc<NoticeQueue>,
     metrics: Arc<AppMetrics>,
@@ -118,7 +118,7 @@ impl Presence {
             clock: AtomicU64::new(1),
             notices_per_window: limits.presence_notices,
             members_with_notices: limits.presence_members,
-            // Where members are told one by one, their users are known.
+            // Where members are sent one by one, their users are known.
             named_at_most: limits.presence_members.max(USERS_NAMED),
             notices,
             metrics,
@@ -149,6 +149,7 @@ impl Presence {
         let room = rooms.entry(name.clone()).or_default();
         let user = member.user_name();
         room.enter(user);
+        // Numbered over all channels: a client compares what it has seen with this.
         let before = std::mem::replace(&mut room.changed, self.clock.fetch_add(1, Relaxed));
         self.metrics.memberships.inc();
         let previous = join_kind.previous();
@@ -234,7 +235,8 @@ impl Presence {
         });
     }
 
-    /// Notes that the client of a lost connection goes on by another node, which tells the channel.
+    /// Notes that the client of a lost connection goes on by another node, which notifies the
+    /// channel.
     pub(crate) fn moved(&self, channel: &str, member: &Snapshot) {
         self.change(channel, |room, name| {
             room.settle_lost(member.user_name());

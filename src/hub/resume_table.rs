@@ -21,7 +21,7 @@ use crate::{
     limits::{LAPSED_CHANNELS, LOST_MAX, SCAN_CHUNK},
 };
 
-/// Protocols whose clients come back as others: a lost connection of theirs has left at once.
+/// Protocols whose clients come back as others: a lost connection of theirs has left immediately.
 const NEVER_RESUMING: [&str; 2] = ["altogic", "agnost"];
 
 /// A connection that neither its client nor a caller has ended, with the channels it may come back to.
@@ -155,6 +155,7 @@ impl DetachedConnections {
     fn remove(&mut self, id: &ConnectionId) -> Option<Detached> {
         let lost = self.by_id.remove(id)?;
         self.of_apps[usize::from(lost.connection.app.0)] -= 1;
+        // Most apps have no channels in which closed ones wait.
         if !self.places.is_empty() {
             for channel in lost.connection.channels() {
                 let place = self.place(lost.connection.client(), channel);
@@ -179,7 +180,7 @@ impl DetachedConnections {
 /// What became of taking a lost connection out of a channel.
 #[derive(Debug)]
 pub(super) enum Left {
-    /// It was in the channel, and is not any more.
+    /// It was in the channel, and is not any longer.
     Done,
     /// It has changed since it was looked at.
     Changed(Snapshot),
@@ -238,6 +239,7 @@ impl ResumeTable {
         let queue = &self.queues[at];
         let is_known = connection.user().is_some() || connection.device().is_some();
         let comes_back = !NEVER_RESUMING.contains(&connection.attributes.connection.protocol);
+        // Looked at last, since it takes the queue's lock.
         let has_room = || has_room(&queue.lost.lock().of_apps, connection.app);
         (is_known && comes_back && !queue.window.is_zero() && has_room()).then_some(QueueAt(at))
     }
@@ -254,6 +256,7 @@ impl ResumeTable {
         id: &ConnectionId,
         proof: impl Fn(&Connection) -> bool,
     ) -> Option<Detached> {
+        // Before the queues, so that a search finds the connection there or here.
         let mut returning = self.returning.lock();
         let mut taken: Option<Detached> = None;
         for queue in &self.queues {
@@ -324,8 +327,8 @@ impl ResumeTable {
         self.returning.give_up(id, channel)
     }
 
-    /// Holds returning clients off `channel` while some are taken out of it, wherever they are: else one could be lost, or
-    /// come back, behind whoever looks.
+    /// Holds returning clients off `channel` while some are taken out of it, wherever they are: else one could be lost,
+    /// or come back where the search has been.
     pub(crate) fn hold_off(&self, app: AppId, channel: &str) -> HeldOff<'_> {
         self.returning.hold_off(app, channel)
     }
@@ -386,7 +389,7 @@ impl ResumeTable {
                 .await;
         }
 
-        // After the queues: who is taken out of one meanwhile is found here.
+        // After the queues: who is taken out of one in the meantime is found here.
         let returning = self.returning.of(channel);
         leave
             .take_out(returning, |one| self.returning.take_out(one, channel))
@@ -452,6 +455,7 @@ impl<M: Fn(&Connection) -> Judged, L: FnMut(&Snapshot)> Leave<'_, M, L> {
             while lost.is_in(self.channel) {
                 let Judged { verdict, work } = (self.is_meant)(&lost);
                 if spent.add(work) {
+                    // The rest waits until others of the thread have worked.
                     tokio::task::yield_now().await;
                     spent = Spent::default();
                 }

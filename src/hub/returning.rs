@@ -1,8 +1,8 @@
 //! Lost connections whose clients have come back, and are about to take over their channels.
 //!
-//! Between leaving [resume table](super::resume_table) and joining as another connection such a client is neither lost nor a member, and
-//! its join may have to wait. Whoever takes connections out of a channel has to find it all the same. So it is with clients
-//! that come from other nodes, from before those let go of them.
+//! Between leaving the [resume table](super::resume_table) and joining as another connection such a client is neither
+//! lost nor a member, and its join may have to wait. A call that takes connections out of a channel has to find it
+//! all the same. So it is with clients that come from other nodes, from before those let go of them.
 
 use std::sync::Arc;
 
@@ -40,7 +40,7 @@ pub(crate) struct HeldOff<'r> {
 }
 
 impl Returning {
-    /// For adding what is taken out of resume table meanwhile: whoever looks finds it in the one or the other.
+    /// For adding what is taken out of the resume table in the meantime: a search finds it in the one or the other.
     pub(super) fn lock(&self) -> MutexGuard<'_, Places> {
         self.0.lock()
     }
@@ -89,6 +89,7 @@ impl Returning {
             None => Left::Gone,
             Some(now) if !Arc::ptr_eq(now, seen) => Left::Changed(now.clone()),
             Some(_) => {
+                // It is there once for each connection that comes back for it.
                 while places.remove(&seen.id(), channel) {}
                 Left::Done
             }
@@ -102,6 +103,7 @@ impl Places {
         if channels.is_empty() {
             return;
         }
+        // Those of an earlier attempt stay.
         let before = self.by_id.get(&lost.id()).map(Arc::as_ref);
         let names = before.into_iter().flat_map(Connection::channel_names);
         let all: Vec<SmolStr> = names.chain(channels).cloned().collect();

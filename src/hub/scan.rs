@@ -125,6 +125,7 @@ fn scan_chunk(
     visit: &mut impl FnMut(&mut Table, u32),
 ) -> ScannedChunk {
     let mut spent = Spent::default();
+    // Asked once for the stride: nothing changes under this hold except by `visit` itself.
     let stale = cursor.is_stale(table);
     let chunk = cursor.next(table, selection);
     if chunk.is_empty() {
@@ -203,6 +204,8 @@ impl Hub {
     ) -> Result<Permit, Busy> {
         if matches!(reach, Reach::Large(_)) && self.is_congested(app) {
             self.context().metrics.backpressure_waits.inc();
+            // A short delay slows a flood down to what its sockets take. It does not refuse
+            // anything.
             let until = Instant::now() + BACKPRESSURE_DELAY;
             while self.is_congested(app) && Instant::now() < until {
                 tokio::time::sleep(BACKPRESSURE_STEP).await;
@@ -268,8 +271,8 @@ impl Hub {
         self.admission.scan(app).await
     }
 
-    /// Places a small publication at once, without yielding, unless its filter is heavy: then only as far as one turn of
-    /// the thread goes.
+    /// Places a small publication immediately, without yielding, unless its filter is heavy: then only as far as one
+    /// turn of the thread goes.
     ///
     /// # Errors
     /// The rest, for [`Hub::place_rest`].

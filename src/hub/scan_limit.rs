@@ -1,7 +1,7 @@
 //! Permits for work that takes long, such as heavy filters: bounded over the node, and shared fairly between apps.
 //!
 //! An app that has none running starts immediately, so that no app waits for another one. Further ones start while fewer than
-//! a bound run, and apps whose further ones wait take turns.
+//! a bound run, and apps whose further ones wait are served one after the other.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -92,7 +92,7 @@ impl Scans {
             let mut queues = self.queues.lock();
             let queue = queues.of(app);
 
-            // Those that have given up stand at the front where all wait equally long: so the queue stays short.
+            // Those that have given up are at the front where all wait equally long: so the queue stays short.
             while queue
                 .waiting
                 .front()
@@ -101,6 +101,7 @@ impl Scans {
                 queue.waiting.pop_front();
             }
 
+            // Not before those that wait, even if it may start: they came first.
             if queue.waiting.is_empty() && queues.may_start(app.0.into(), self.max) {
                 queues.start(app.0.into());
                 None
@@ -142,6 +143,8 @@ impl Queues {
     }
 
     fn may_start(&self, app: usize, max: usize) -> bool {
+        // An app that has none running always starts one, so the bound may be exceeded by as many
+        // as there are apps.
         self.running < max || self.apps[app].running == 0
     }
 
@@ -150,7 +153,7 @@ impl Queues {
         self.apps[app].running += 1;
     }
 
-    /// Starts the next one that may: of the app whose turn it is, or else of the one after it.
+    /// Starts the next one that may: of the app that is next, or else of the one after it.
     fn next(&mut self, max: usize) -> Option<(AppId, oneshot::Sender<ScanPermit>)> {
         let apps = self.apps.len();
         for app in (self.turn..self.turn + apps).map(|at| at % apps) {

@@ -165,6 +165,7 @@ impl Selection {
     }
 
     pub(super) fn source(&self) -> Source<'_> {
+        // Names are more selective than an index, so the filter is evaluated for the named ones.
         match (&self.recipients, &self.filter) {
             (Some(named), _) => Source::Recipients(named),
             (None, Some(filter)) => match &filter.plan().access {
@@ -184,13 +185,14 @@ impl Selection {
     /// Whether its filter may take long for one connection, beside what an index answers.
     pub(crate) fn is_heavy(&self) -> bool {
         let is_heavy = |filter: &Arc<Bound>| match self.recipients {
+            // Named candidates did not come from the index, so no part of the filter is answered.
             Some(_) => filter.is_heavy(),
             None => filter.is_residual_heavy(),
         };
         self.filter.as_ref().is_some_and(is_heavy)
     }
 
-    /// Whether it means every connection of the app, but for exceptions.
+    /// Whether it means every connection of the app, except for exceptions.
     pub(crate) fn is_for_all(&self) -> bool {
         self.filter.is_none() && self.recipients.is_none()
     }

@@ -1,8 +1,8 @@
 //! Stored events on their way to a connection: what it has been given, and what it has confirmed.
 //!
-//! A connection confirms by the pong to a ping placed behind the event; WebSocket clients answer pings by themselves,
-//! and in order. Of what is live one such ping at a time is out, so that a flood of events costs few; a replay has one
-//! behind each stretch, so that a client that never stays for all of it gets on.
+//! A connection confirms by the pong to a ping placed after the event; WebSocket clients answer pings by themselves,
+//! and in order. Of what is live one such ping at a time is out, so that a flood of events costs few; a replay has
+//! one after each stretch, so that a client that never stays for all of it gets on.
 
 use smol_str::SmolStr;
 
@@ -39,7 +39,7 @@ pub(crate) struct PlacedStored {
 pub(crate) struct Asked {
     /// The newest of the node's doubts at that time.
     pub(crate) seen: u64,
-    /// The user's lock is held since then: nothing can have come meanwhile.
+    /// The user's lock is held since then: nothing can have come in the meantime.
     pub(crate) in_turn: bool,
 }
 
@@ -72,7 +72,7 @@ impl SuspectInbox {
 #[derive(Debug)]
 pub(crate) struct StoredReplay {
     replay: Replay,
-    /// The offsets that the pings stand after.
+    /// The offsets after which the pings come.
     asked: Vec<u64>,
     events: u64,
 }
@@ -80,6 +80,7 @@ pub(crate) struct StoredReplay {
 impl StoredReplay {
     /// Makes a replay of `missed` in `form`. The shard's lock is not needed for it.
     pub(crate) fn new(context: &Context, form: Form, missed: &[&Entry]) -> Self {
+        // With room for the pings.
         let mut frames = Vec::with_capacity(missed.len() + missed.len() / CONFIRMED_STRETCH + 1);
         let mut asked = Vec::new();
         for stretch in missed.chunks(CONFIRMED_STRETCH) {
@@ -130,6 +131,7 @@ impl Table {
         from: usize,
         is_meant: impl Fn(AppId, &SmolStr) -> bool,
     ) -> Option<usize> {
+        // A stretch of slots under each hold: a node may have a million.
         let end = self.slots.len().min(from + SLOTS_LOOK);
         for slot in &mut self.slots[from.min(end)..end] {
             let Some(inbox) = &mut slot.inbox else {
@@ -166,13 +168,13 @@ impl Table {
         (suspect.collect(), (end < self.slots.len()).then_some(end))
     }
 
-    /// Takes note of a pong that answers a ping behind a stored event; false if no such ping was out.
+    /// Takes note of a pong that answers a ping after a stored event; false if no such ping was out.
     pub(crate) fn hear_pong(&mut self, at: SlotRef) -> bool {
         let inbox = self.slot(at).and_then(|slot| slot.inbox.as_mut());
         inbox.is_some_and(|inbox| inbox.hear_pong())
     }
 
-    /// Notes that the client answered the ping behind `offset`; true if that confirms everything up to it.
+    /// Notes that the client answered the ping after `offset`; true if that confirms everything up to it.
     ///
     /// What a client makes up confirms nothing that it was not given.
     pub(crate) fn confirmed(&mut self, at: SlotRef, offset: u64) -> bool {
@@ -186,6 +188,7 @@ impl Table {
             return false;
         }
 
+        // While one was out, others were placed that it did not ask for.
         let placed = inbox.placed();
         if !inbox.is_asked() && placed > offset {
             self.ask(at, placed);
@@ -252,6 +255,7 @@ impl Table {
         caught_up: &mut CatchUp,
     ) -> bool {
         let at = suspect.at;
+        // The judgement was made without the lock, so it is made again under it.
         let is_same = self
             .judge(at, waiting, asked)
             .is_some_and(|now| now.missing == suspect.missing);
@@ -272,6 +276,7 @@ impl Table {
         let was_asked = inbox.go_on(waiting, is_all);
         let events = missed.events;
         let begins = self.replay_stored(owner, at, missed);
+        // No ping goes out with events, so one asks again for those before.
         if events == 0 && was_asked {
             self.ask(at, 0);
         }
@@ -332,6 +337,7 @@ impl Table {
         if frames.is_empty() || self.state(at) != State::Open {
             return false;
         }
+        // The owner writes on by itself if the socket was blocked already.
         let was_blocked = self.slots[at.slot as usize].outbox.is_blocked();
         self.backlog_of(at.slot).append(frames);
         !was_blocked

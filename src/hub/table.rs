@@ -1,4 +1,4 @@
-//! One shard's connections: slots, indexes, outboxes and the log, all behind the shard's one lock.
+//! One shard's connections: slots, indexes, outboxes and the log, all under the shard's one lock.
 
 use std::{
     collections::VecDeque,
@@ -46,7 +46,7 @@ pub(crate) struct Context {
     pub(crate) apps: Vec<AppContext>,
     /// Bytes that sockets refused, shared bytes once.
     pub(crate) refused: Arc<AtomicUsize>,
-    /// Which channels have something to tell their members.
+    /// Which channels have something to send to their members.
     pub(crate) notices: Arc<NoticeQueue>,
     /// Connections that may come back.
     pub(crate) resume_table: ResumeTable,
@@ -118,7 +118,7 @@ impl Context {
     }
 }
 
-/// On which flush list an outbox stands.
+/// On which flush list an outbox is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Dirty {
     No,
@@ -186,7 +186,7 @@ pub(crate) struct Table {
 #[error("this shard holds as many connections as it can name")]
 pub(crate) struct Full;
 
-/// What a connection left behind.
+/// What a connection leaves when it is removed.
 #[derive(Debug)]
 pub(crate) struct Departure {
     pub(crate) connection: Snapshot,
@@ -241,6 +241,7 @@ impl Table {
     ) -> Result<(SlotRef, Snapshot), Full> {
         let slot = match self.free.pop() {
             Some(slot) => slot,
+            // An id has 24 bits for the slot.
             None if self.slots.len() < 1 << 24 => {
                 self.slots.push(Slot {
                     generation: 0,
@@ -260,6 +261,7 @@ impl Table {
             None => return Err(Full),
         };
 
+        // Ids must not be guessed: one that was lost is resumed by its id.
         let nonce = uuid::Uuid::new_v4().as_u64_pair().0;
         let connection = Arc::new(build(ConnectionId {
             node: self.context.node,
@@ -309,7 +311,7 @@ impl Table {
         self.slot(at).is_none_or(|slot| slot.form.is_native())
     }
 
-    /// How `at` stands; `Free` if it is gone.
+    /// The state of `at`; `Free` if it is gone.
     pub(crate) fn state(&mut self, at: SlotRef) -> State {
         self.slot(at).map_or(State::Free, |slot| slot.state)
     }
@@ -332,9 +334,11 @@ impl Table {
             .as_ref()
             .is_some_and(|current| current.user().is_none());
         match (state, &slot.connection) {
+            // They are its own, and not its token's.
             (State::Open, Some(current)) => {
                 connection.attributes.channels = current.attributes.channels.clone();
                 connection.attributes.profile = current.attributes.profile.clone();
+                // Under its old claims, before it is registered under the new ones.
                 self.unregister(at.slot);
             }
             (State::Pending, _) => {}
@@ -346,6 +350,7 @@ impl Table {
         entry.state = State::Open;
         entry.opened = true;
 
+        // A renewal keeps what the client has yet to confirm.
         entry.inbox = entry
             .inbox
             .take()
@@ -372,6 +377,7 @@ impl Table {
 
     /// Takes a connection out, with whatever waited for it.
     pub(crate) fn remove(&mut self, at: SlotRef) -> Option<Departure> {
+        // Its socket ended without a word, so its client may come back.
         if self.state(at) == State::Open {
             self.depart(at.slot, Departing::Lost);
         }
@@ -384,6 +390,7 @@ impl Table {
         entry.inbox = None;
         entry.state = State::Free;
         entry.dirty = Dirty::No;
+        // References to this tenant must miss the next one.
         entry.generation = entry.generation.wrapping_add(1);
         self.claims[at.slot as usize] = Value::Null;
         let unwritten = self.clear_outbox(at.slot);
@@ -416,8 +423,8 @@ impl Table {
             .sum()
     }
 
-    /// Notes that a change of a connection has cost `work`. Whoever goes through connections under one hold of the lock ends
-    /// the hold by it, so each change that takes more than a moment says so here.
+    /// Notes that a change of a connection has cost `work`. A loop that goes through connections under one hold of the
+    /// lock ends the hold by it, so each change that takes more than a moment says so here.
     pub(crate) fn charge(&mut self, work: u32) {
         self.work = self.work.saturating_add(work);
     }

@@ -13,20 +13,21 @@ pub const ADMITTED_UNIT: usize = 640;
 /// a segment of 64 KiB, which 64 of these nearly fill.
 pub const ADMITTED_UNIT_PAGED: usize = 960;
 
-/// What one publication counts at least there, of [`ADMITTED_UNIT`]: 72 are under way instead of 64, which costs less CPU
-/// and no latency that could be told from noise; 128 do.
+/// What one publication counts at least there, of [`ADMITTED_UNIT`]: 72 are under way instead of 64, which costs less
+/// CPU and no latency that could be distinguished from noise; 128 do.
 pub const ADMITTED_LEAST_PAGED: usize = 568;
 
-/// The most of admission that one large publication takes for its bytes, as a part of it: so many are always under way at
-/// once, and no shard waits for the last one's end.
+/// The most of admission that one large publication takes for its bytes, as a part of it: so many are always under way
+/// at the same time, and no shard waits for the last one's end.
 pub const ADMITTED_PART: usize = 8;
 
 /// In how many steps admission's places are let out again while the sockets are written once round. So many rounds of
-/// publications are under way at once, and each is large enough to be placed as one batch.
+/// publications are under way at the same time, and each is large enough to be placed as one batch.
 pub const ADMISSION_STEPS: usize = 4;
 
-/// How long a large publication waits, at most, while more than half of its app's sockets refuse. What stalls most clients at
-/// once is the way to them and seldom they; publishers that wait a little do not get them all closed as slow.
+/// How long a large publication waits, at most, while more than half of its app's sockets refuse. If most clients stall
+/// together, the cause is the way to them and seldom they; publishers that wait a little do not get them all closed as
+/// slow.
 pub const BACKPRESSURE_DELAY: Duration = Duration::from_millis(100);
 
 /// How often the sockets are looked at in that time.

@@ -15,7 +15,8 @@ pub const API_KEY_BYTES: usize = 16;
 /// from a single token, at home and in peace.
 pub const TOKEN_SECRET_BYTES: usize = 32;
 
-/// Revocations of other nodes that a node carries out at once. Past it they are read from Redis within a second.
+/// Revocations of other nodes that a node carries out at the same time. Past it they are read from Redis within
+/// a second.
 pub const REVOKES_AT_ONCE: usize = 256;
 
 /// Revocations that are noted or removed under one hold of their lock, and users whose connections are looked for under
@@ -26,15 +27,15 @@ pub const REVOCATIONS_AT_ONCE: usize = 128;
 pub const REVOCATIONS_STORED: usize = 512;
 
 /// How long the list of revocations stays in Redis after the last of them is over, for a namespace that nobody uses any
-/// more.
+/// longer.
 pub const REVOCATIONS_OUTLIVE: Duration = Duration::from_hours(24);
 
 /// From here on a time in a token is taken for milliseconds, in seconds since 1970: the year 10,000. In milliseconds that is
 /// January 1978, so no clock of today gives less.
 pub const TOKEN_TIME_END: f64 = 253_402_300_800.0;
 
-/// Clock difference between whoever signs tokens and this node that `exp` and `nbf` forgive. So far ahead of this node's
-/// clock may the time of a revocation be.
+/// Clock difference between the signer of tokens and this node that `exp` and `nbf` forgive. So far ahead of this
+/// node's clock may the time of a revocation be.
 pub const TOKEN_LEEWAY: Duration = Duration::from_secs(5);
 
 /// Public keys that are tried for one token, where it names none by its `kid`: rotation has two or three. Each try takes up

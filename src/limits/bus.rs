@@ -26,7 +26,8 @@ pub const BUS_PIPELINE_COMMANDS: usize = 512;
 /// See [`BUS_PIPELINE_COMMANDS`].
 pub const BUS_PIPELINE_BYTES: usize = 512 * 1024;
 
-/// Pipelines under way to one Redis server at once: while one is executed, the next is on its way and a third is built.
+/// Pipelines under way to one Redis server at the same time: while one is executed, the next is on its way and a third
+/// is built.
 pub const BUS_PIPELINES: usize = 8;
 
 /// Calls that go to Redis as one script at most: what they share is paid once, and Redis works for some milliseconds at most,
@@ -39,7 +40,8 @@ pub const BUS_SUBSCRIBE_BYTES: usize = 64 * 1024;
 /// Channels in one SUBSCRIBE. Redis carries out a command at one go, and others wait.
 pub const BUS_SUBSCRIBE_CHANNELS: usize = 256;
 
-/// How long a topic stays subscribed that nobody needs any more: a client that reconnects costs Redis nothing.
+/// How long a topic stays subscribed that nobody needs any longer: a client that reconnects costs Redis
+/// nothing.
 pub const BUS_UNSUBSCRIBE_DELAY: Duration = Duration::from_secs(1);
 
 /// Time for a connection to Redis: TCP, TLS and greeting.
@@ -51,17 +53,20 @@ pub const BUS_BACKOFF_MIN: Duration = Duration::from_millis(50);
 /// The longest such wait. With the time to connect it keeps a Redis that is back from being found later than in 2 s.
 pub const BUS_BACKOFF_MAX: Duration = Duration::from_secs(1);
 
-/// Between two canaries of a connection to Redis, and two looks at the role of what is behind it.
+/// Between two canaries of a connection to Redis, and two looks at the role of the server at its
+/// other end.
 pub const BUS_CANARY: Duration = Duration::from_millis(500);
 
-/// Between two looks at who is primary while all is well; a server that moved a subscription away tells at once.
+/// Between two looks at who is primary while all is well; a server that moved a subscription away is noticed
+/// immediately.
 pub const BUS_TOPOLOGY: Duration = Duration::from_secs(5);
 
 /// The same while something is wrong, and the least between any two looks, whatever asks for them. Up to as much is added by
 /// chance, so that all nodes together do not crowd the servers that are well.
 pub const BUS_TOPOLOGY_TROUBLE: Duration = Duration::from_millis(250);
 
-/// How long after a sign that something has moved it is looked often: the servers tell each other of it first.
+/// How long after a sign that something has moved it is looked often: the servers notify each other of it
+/// first.
 pub const BUS_TOPOLOGY_DOUBT: Duration = Duration::from_secs(2);
 
 /// How long a node that ends waits for what it has queued for Redis.

@@ -25,13 +25,13 @@ pub const MESSAGE_FRAGMENTS: u32 = 4096;
 /// Rate-limited messages in a row after which a client is closed with 4102.
 pub const RATE_LIMIT_STRIKES: u32 = 100;
 
-/// Messages that an anonymous connection may send at once when it has just come: a token, a profile, and joining the
-/// channels of a page that does not name them in its address. Whatever more it sends, it has to earn first: a bound that
-/// connecting again would restore is no bound. A user needs no such start, since its bucket is kept.
+/// Messages that an anonymous connection may send together when it has just come: a token, a profile, and joining the
+/// channels of a page that does not name them in its address. It has to earn all that it sends beyond: a bound that
+/// connecting again would restore does not bound. A user needs no such start, since its bucket is kept.
 pub const ANONYMOUS_START: u32 = 20;
 
-/// Users of one app, or addresses, of which a node remembers how much they have sent lately; about 64 bytes each. Whoever has
-/// sent nothing for `message_burst` / `messages_per_second` seconds need not be remembered.
+/// Users of one app, or addresses, of which a node remembers how much they have sent lately; about 64 bytes each. One
+/// that has sent nothing for `message_burst` / `messages_per_second` seconds need not be remembered.
 pub const RATED_CLIENTS: usize = 65_536;
 
 /// Bytes of a page of members that cost as much as one message: making the largest page, a quarter of `outbox_bytes`, takes
@@ -48,16 +48,16 @@ pub const UNREADABLE_ROW: u8 = 10;
 /// In this time one of them is forgotten, so that a library that sends the text `ping` as its heartbeat does no harm.
 pub const UNREADABLE_FORGOTTEN: Duration = Duration::from_secs(5);
 
-/// How long a client may take for one message, from its first byte to its last. 64 KiB in this time are 17 kbit/s; whoever is
-/// slower, or never ends, would hold memory for it.
+/// How long a client may take for one message, from its first byte to its last. 64 KiB in this time are 17 kbit/s; a
+/// client that is slower, or never ends, would hold memory for it.
 pub const MESSAGE_TIME: Duration = Duration::from_secs(30);
 
 /// Memory of all messages of a node that have begun and not ended: 1,000 of the largest. Past it the oldest is given up, since
 /// an honest one is whole within milliseconds.
 pub const UNFINISHED_BYTES: usize = 64 * 1024 * 1024;
 
-/// Memory of all messages of a node that came behind one which has yet to be done, such as a join whose client reads its replay
-/// slowly. Past it the client that waits for longest is closed.
+/// Memory of all messages of a node that came after one which has yet to be done, such as a join whose client reads its
+/// replay slowly. Past it the client that waits for longest is closed.
 pub const HELD_BYTES: usize = 64 * 1024 * 1024;
 
 /// Calls of one connection to functions of the embedding program that run at the same time. As many as a page asks for when it

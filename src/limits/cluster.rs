@@ -6,8 +6,8 @@ use std::time::Duration;
 /// to the time between two renewals.
 pub(crate) const LEASE_AGAIN: Duration = Duration::from_millis(100);
 
-/// Requests of other nodes that a node carries out at once, beside what each app has for itself; more are refused, and their
-/// askers name it as missing.
+/// Requests of other nodes that a node carries out at the same time, beside what each app has for itself; more are
+/// refused, and their askers name it as missing.
 pub const PEER_CALLS_AT_ONCE: usize = 256;
 
 /// Requests that a node always carries out for each app, whatever others ask for: a few calls at the same time.
@@ -16,7 +16,7 @@ pub const PEER_CALLS_OF_APP: usize = 16;
 /// Answers to one request that wait to be read: each node gives one.
 pub const ANSWERS_WAITING: usize = 1024;
 
-/// Other nodes that are asked at once for their parts of a page of members.
+/// Other nodes that are asked at the same time for their parts of a page of members.
 pub const PAGE_PARTS_AT_ONCE: usize = 8;
 
 /// Users and channels of one call that get the event by topics of their own, so that only nodes with one of them hear it. For
@@ -30,24 +30,26 @@ pub const RECENT_PUBLICATIONS: usize = 16_384;
 /// How long a node waits before it tries again to fetch kept events that it has missed, or to publish notices that it owes.
 pub const RECOVER_AGAIN: Duration = Duration::from_millis(250);
 
-/// Users whose stored events a node fetches at once after it may have missed some: they share a pipeline or two, and are
-/// a few MiB at most where everyone has a full inbox.
+/// Users whose stored events a node fetches at the same time after it may have missed some: they share a pipeline or
+/// two, and are a few MiB at most where everyone has a full inbox.
 pub const RECOVER_USERS: usize = 32;
 
 /// Channels whose missed events a node fetches at the same time: they share a pipeline, and are some MiB at most where each has
 /// a full history.
 pub const RECOVER_CHANNELS: usize = 32;
 
-/// Durable events of one topic that wait for its turn: a second of a channel that gets a thousand events a second, which Redis
-/// may take to answer. What comes on top is fetched from the history later.
+/// Durable events of one topic that wait for its lock: a second of a channel that gets a thousand events a second,
+/// which Redis may take to answer. Events beyond that are fetched from the history later.
 pub const ARRIVALS: usize = 1024;
 
-/// Bytes of all events that wait so: as many as are let in at once of what clients missed, and a part of the inbox of the bus.
+/// Bytes of all events that wait so: as many as are let in at the same time of what clients missed, and a part of the
+/// inbox of the bus.
 pub const ARRIVALS_BYTES: usize = 32 * 1024 * 1024;
 
 /// Parts in which a node keeps how far it has placed its durable channels: of 100,000 channels, one part takes less than 50 µs to
 /// be looked at after a gap.
 pub const WATERMARK_STRIPES: usize = 256;
 
-/// How often a node forgets how far it has placed kept channels that nobody on it is in any more; 100 bytes each.
+/// How often a node forgets how far it has placed kept channels that nobody on it is in any longer; 100 bytes
+/// each.
 pub const FORGET_PLACED: Duration = Duration::from_mins(1);

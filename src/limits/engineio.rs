@@ -25,8 +25,8 @@ pub const POLL_BYTES_TIGHT: usize = 16 * 1024;
 /// Bytes of a post that are handed to its session at a time.
 pub const POST_PART: usize = 16 * 1024;
 
-/// How long a client that polls and is being closed has to read what stands before the close frame, if its socket is full. One
-/// that reads has done so within a poll or two, and its places are wanted by others.
+/// How long a client that polls and is being closed has to read what comes before the close frame, if its socket is
+/// full. One that reads has done so within a poll or two, and its places are wanted by others.
 pub const POLLED_CLOSE_GRACE: Duration = Duration::from_secs(1);
 
 /// How long the last words of sessions whose clients poll are kept for a client's next poll, once a session has ended.
@@ -41,8 +41,8 @@ pub const LAST_WORDS_COST: usize = 512;
 /// Time for a WebSocket that is to take over from polling: as long as Engine.IO's own server waits.
 pub const UPGRADE_TIME: Duration = Duration::from_secs(10);
 
-/// After this a WebSocket that has taken over from polling is offered to its session again, if that could not take it at once.
-/// Until then another thread may have to carry its bytes.
+/// After this a WebSocket that has taken over from polling is offered to its session again, if that could not take it
+/// immediately. Until then another thread may have to carry its bytes.
 pub const RELAY_PAUSE: Duration = Duration::from_millis(50);
 
 /// The same once the session has refused it several times.

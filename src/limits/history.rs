@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-/// Most events that a channel or a user may keep. A replay is handed to a client at once, and a client that missed
-/// more is quicker to fetch the state anew.
+/// Most events that a channel or a user may keep. A replay is handed to a client all together, and a client that
+/// missed more is quicker to fetch the state again.
 pub const HISTORY_EVENTS_MAX: usize = 10_000;
 
 /// Bytes kept per channel with history, and per user with stored events, where nothing is set: 100 events of 10 KiB.
@@ -25,11 +25,12 @@ pub const REPLAY_LOOK: Duration = Duration::from_millis(10);
 /// The same once it has waited for a while: each look takes the shard's lock, and thousands may wait.
 pub const REPLAY_LOOK_MAX: Duration = Duration::from_millis(250);
 
-/// Stored events between two pings that ask for their confirmation, where many are handed over at once.
+/// Stored events between two pings that ask for their confirmation, where many are handed over
+/// together.
 pub const CONFIRMED_STRETCH: usize = 64;
 
-/// Users for whom one publication is on its way into Redis at once: a round trip for all of them, and two or three
-/// milliseconds' work of Redis at most, after which others get their turn.
+/// Users for whom one publication is on its way into Redis at the same time: a round trip for all of them, and two
+/// or three milliseconds' work of Redis at most, after which others get their turn.
 pub const STORED_AT_ONCE: usize = 64;
 
 /// What one kept event counts for beside its frame's bytes: its entry (72) in a table that may be three quarters empty, its
@@ -47,16 +48,16 @@ pub const QUOTA_LOOK: Duration = Duration::from_secs(3);
 /// somewhere else in memory.
 pub const HISTORY_COPIED: usize = 256;
 
-/// How often copying begins anew because events were removed that were yet to be copied. After that all are copied under one
-/// hold: whoever removes them is quicker than the reader.
+/// How often copying begins again because events were removed that were yet to be copied. After that all are copied
+/// under one hold: the one that removes them is quicker than the reader.
 pub const HISTORY_COPY_TRIES: usize = 3;
 
 /// Connections of one user of which the store remembers how far they have confirmed, where some of what is kept is not for them:
 /// as many as have somebody's devices open at the same time. Of another one all that is kept is looked at again.
 pub const HISTORY_CONFIRMERS: usize = 4;
 
-/// How long a topic of which nothing is kept any more knows its numbering: a tab that slept over lunch still learns
-/// that it missed nothing.
+/// How long a topic of which nothing is kept any longer knows its numbering: a tab that slept over lunch still
+/// learns that it missed nothing.
 pub const HISTORY_QUIET: Duration = Duration::from_hours(1);
 
 /// The same in Redis for a topic that never had an event: long enough for a client that reconnects, and short enough that
@@ -70,13 +71,14 @@ pub const HISTORY_QUIET_TOPICS: usize = 100_000;
 /// Topics that are looked at for one to forget, where there are more: each may turn out to have members.
 pub const HISTORY_QUIET_LOOKS: usize = 8;
 
-/// Topics of which a node remembers how far it has seen their numbering, to notice when Redis has gone back behind it.
-/// They are about 150 bytes each; of others only the epoch tells.
+/// Topics of which a node remembers how far it has seen their numbering, to notice when Redis has gone back before it.
+/// They are about 150 bytes each; for others only the epoch shows it.
 pub const HISTORY_SEEN_TOPICS: usize = 100_000;
 
-/// Longest time that Redis is told to keep an event: 34,000 years, in milliseconds that no sum overflows.
+/// Longest time that Redis is asked to store an event: 34,000 years, in milliseconds that no sum
+/// overflows.
 pub const HISTORY_TTL_MS_MAX: u64 = 1 << 50;
 
-/// Kept events that are removed for their age before others get the lock: many may be past their time at once, and
-/// each costs a few look-ups.
+/// Kept events that are removed for their age before others get the lock: many may be past their time together,
+/// and each costs a few look-ups.
 pub const HISTORY_EXPIRE_SLICE: usize = 1024;

@@ -7,7 +7,7 @@ pub const REQUEST_HEAD_BYTES: usize = 64 * 1024;
 pub const BATCH_ITEMS: usize = 100;
 
 /// Channels that one call may send to. Each has a frame of its own, all of them are encoded before the first is placed,
-/// and admission must have room for all at once.
+/// and admission must have room for all at the same time.
 pub const SEND_CHANNELS: usize = 100;
 
 /// Ids that `explain` shows as a sample.

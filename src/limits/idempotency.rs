@@ -23,11 +23,12 @@ pub const IDEMPOTENCY_RUNNING: Duration = Duration::from_secs(30);
 /// How long it is renewed at most: longer than a batch of 100 items takes that all wait for Redis and for earlier requests.
 pub const IDEMPOTENCY_LONGEST: Duration = Duration::from_mins(30);
 
-/// How long a repeat waits for the first request with its `Idempotency-Key`: longer than a request usually takes, and no longer
-/// than a function likes to be kept. Then it is told to come again.
+/// How long a repeat waits for the first request with its `Idempotency-Key`: longer than a request usually takes, and
+/// no longer than a function likes to be kept. Then it is asked to come again.
 pub const IDEMPOTENCY_WAIT: Duration = Duration::from_secs(5);
 
-/// The first wait before a node tells Redis again what became of an `Idempotency-Key`; each wait is twice the one before.
+/// The first wait before a node reports to Redis again what became of an `Idempotency-Key`; each wait is twice the one
+/// before.
 pub const IDEMPOTENCY_AGAIN: Duration = Duration::from_millis(250);
 
 /// How often it does so while Redis is there. With the waits between them that is about as long as [`IDEMPOTENCY_RUNNING`].

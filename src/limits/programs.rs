@@ -8,7 +8,7 @@ pub const DISPATCHES_PENDING: usize = 4096;
 /// Their bytes.
 pub const DISPATCHES_PENDING_BYTES: usize = 16 * 1024 * 1024;
 
-/// How long they are held: several times what it takes to lose the lead and take it anew.
+/// How long they are held: several times what it takes to lose the lead and take it again.
 pub const DISPATCHES_PENDING_FOR: Duration = Duration::from_secs(30);
 
 /// Messages of programs that the leader of an app does at the same time: enough that a round trip to Redis costs none of them.
@@ -64,5 +64,5 @@ pub const MESA_PARTING: Duration = Duration::from_secs(1);
 /// Portals of one app that are known.
 pub const MESA_PORTALS: usize = 1024;
 
-/// Bytes of a portal's id. Mesa's own have 36 (a UUID). Each is kept, and stands in all that the portal is told.
+/// Bytes of a portal's id. Mesa's own have 36 (a UUID). Each is in memory, and in all that the portal is sent.
 pub const MESA_PORTAL_BYTES: usize = 128;

@@ -1,5 +1,5 @@
-//! Clients that come back: what is kept of lost connections, on this node and on others, and who was taken out of a channel
-//! meanwhile.
+//! Clients that come back: what is kept of lost connections, on this node and on others, and who was taken out of a
+//! channel in the meantime.
 
 use std::time::Duration;
 
@@ -13,16 +13,17 @@ pub const RECOVERY_NAME_BYTES: usize = 26 + 1 + DEVICE_BYTES;
 /// when others learn that the connection is lost, which may be after its session has ended.
 pub const RECOVERY_GRACE: Duration = Duration::from_mins(1);
 
-/// How long Redis keeps such a name while its connection lives. A node that crashes leaves its clients' names behind, about 200 bytes
-/// each, and they are not to stay for ever. A client of a connection that is older begins afresh if its node crashes.
+/// How long Redis keeps such a name while its connection lives. A node that crashes leaves its clients' names behind,
+/// about 200 bytes each, and they are not to stay forever. A client of a connection that is older begins afresh if its
+/// node crashes.
 pub const RECOVERY_KEPT: Duration = Duration::from_hours(7 * 24);
 
 /// Longest `leave_after` of a channel rule. Its members' last states are kept in memory for as long.
 pub const LEAVE_AFTER_MAX: Duration = Duration::from_mins(1);
 
-/// Connections that may come back within one time. Of more, whoever is lost has left: a node that loses as many in a few seconds
-/// has other worries, and each is kept with its claims and its profile. Half of it belongs to the apps in equal shares, and the
-/// other half to whoever comes first.
+/// Connections that may come back within one time. Of more, a client that is lost has left: a node that loses as many
+/// in a few seconds has other worries, and each is kept with its claims and its profile. Half of it belongs to the apps
+/// in equal shares, and the other half to those that come first.
 pub const LOST_MAX: usize = 100_000;
 
 /// Channels of connections that did not come back which are given up under one hold of the lock for which joins and closes wait:
@@ -39,8 +40,9 @@ pub const MOVED_KEPT: Duration = Duration::from_secs(10);
 /// Places that it remembers so, about 150 bytes each. Past it such a call asks every node twice.
 pub const MOVED_MAX: usize = 65_536;
 
-/// In leases, how much longer than `resume_window` it is remembered that a node has ended, and who was taken out of channels since:
-/// until its lease is over and another node has taken away what it had, also if that one ends meanwhile.
+/// In leases, how much longer than `resume_window` it is remembered that a node has ended, and who was taken out of
+/// channels since: until its lease is over and another node has taken away what it had, also if that one ends in the
+/// meantime.
 pub const ENDED_KEPT: u32 = 6;
 
 /// Bytes of a record of whom a call meant to take out of a channel. If that takes more, the record means everyone.

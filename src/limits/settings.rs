@@ -25,7 +25,7 @@ pub struct Limits {
     pub channels_per_connection: usize,
     /// Messages a second that one client may send, on average.
     pub messages_per_second: u32,
-    /// Messages a client may send at once after being quiet.
+    /// Messages a client may send together after being quiet.
     pub message_burst: u32,
     /// Bytes that one socket refused and that wait for it. A phone in a tunnel for a few seconds fits.
     #[serde(with = "crate::limits::size")]
@@ -45,8 +45,8 @@ pub struct Limits {
     /// Time for a client to finish its request's head, and for a body to arrive.
     #[serde(with = "crate::limits::duration")]
     pub handshake: Duration,
-    /// How long an HTTP connection may rest between requests. A load balancer must give one up sooner than the server, or it
-    /// sends a request into its end. Those of clouds keep one for up to 600 s, and cannot be told otherwise.
+    /// How long an HTTP connection may rest between requests. A load balancer must give one up sooner than the server,
+    /// or it sends a request into its end. Those of clouds keep one for up to 600 s, and that cannot be set.
     #[serde(with = "crate::limits::duration")]
     pub http_idle: Duration,
     /// Time for a client to authenticate by message where authentication is required.
@@ -79,8 +79,8 @@ pub struct Limits {
     /// Bytes of all accepted publications not yet offered.
     #[serde(with = "crate::limits::size")]
     pub admitted_bytes: usize,
-    /// Heavy filters that run at the same time: those that scan every connection, or may take long for one. Each app may
-    /// always run one; further ones of all apps take turns.
+    /// Heavy filters that run at the same time: those that scan every connection, or may take long for one. Each app
+    /// may always run one; further ones are served app by app.
     pub scans: usize,
     /// Compiled filters and regular expressions that are kept, in bytes, for all apps together. Each app has an equal share. A
     /// common filter takes a few KiB.
@@ -125,8 +125,8 @@ pub struct Limits {
     /// change of network takes a phone less.
     #[serde(with = "crate::limits::duration")]
     pub resume_window: Duration,
-    /// Notices about single members that a channel sends a second; more are told as counts, and 0 leaves only counts.
-    /// What every member is told about every member grows with the square of the channel.
+    /// Notices about single members that a channel sends a second; more are sent as counts, and 0 leaves only counts.
+    /// What every member is sent about every member grows with the square of the channel.
     pub presence_notices: u32,
     /// Members above which the notices of a channel are only counts. Nobody reads a list as long.
     pub presence_members: usize,
@@ -150,10 +150,11 @@ pub struct Limits {
     /// Time for other nodes to answer a call that asks them all; those that do not are named.
     #[serde(with = "crate::limits::duration")]
     pub node_call_timeout: Duration,
-    /// Time for Redis to answer a command, from the call. What takes longer has failed for its caller, who waits.
+    /// Time for Redis to answer a command, from the call. A command that takes longer has failed for its caller,
+    /// who waits.
     #[serde(with = "crate::limits::duration")]
     pub redis_timeout: Duration,
-    /// Time for a canary to come back through Redis, and for Redis to tell its role; then the connection is given up. A
+    /// Time for a canary to come back through Redis, and for Redis to say its role; then the connection is given up. A
     /// node is deaf for this long before anyone knows.
     #[serde(with = "crate::limits::duration")]
     pub bus_canary_timeout: Duration,
@@ -162,7 +163,8 @@ pub struct Limits {
     /// Bytes of them.
     #[serde(with = "crate::limits::size")]
     pub bus_queue_bytes: usize,
-    /// Messages of other nodes that wait to be delivered by this one. What comes on top is dropped.
+    /// Messages of other nodes that wait to be delivered by this one. Messages beyond that are
+    /// dropped.
     pub bus_inbox_messages: usize,
     /// Bytes of them.
     #[serde(with = "crate::limits::size")]

@@ -10,7 +10,7 @@ use serde::{
 /// What a size looks like.
 const FORM: &str = "a size is a whole number of bytes, for example 16384, or one with a unit, for example \"16KiB\"";
 
-/// Reads a number of bytes, with `KiB`, `MiB`, `GiB` or nothing behind it. `KB` and `K` mean `KiB`, as every default
+/// Reads a number of bytes, with `KiB`, `MiB`, `GiB` or nothing after it. `KB` and `K` mean `KiB`, as every default
 /// here is a power of two.
 ///
 /// # Errors

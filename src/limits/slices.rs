@@ -12,21 +12,22 @@ pub const SLICE_BESIDE_SMALL: Duration = Duration::from_micros(50);
 /// How long after a single event the next one is expected.
 pub const SMALL_EXPECTED: Duration = Duration::from_millis(50);
 
-/// Small slices flushed before a waiting bulk slice gets its turn.
+/// Small slices flushed before a waiting bulk slice is.
 pub const SMALL_SLICES_PER_BULK: usize = 4;
 
-/// Connections written between two looks at the clock while single events come, and told of others' coming and going.
+/// Connections written between two looks at the clock while single events come, and notified of others' coming and
+/// going.
 pub const SLICE_STRIDE: usize = 8;
 
-/// Connections written between two looks at the clock otherwise. What of each is not in the processor's cache is fetched
-/// for all of them at once, which is waited for once.
+/// Connections written between two looks at the clock otherwise. What of each is not in the processor's cache is
+/// fetched for all of them at the same time, which is waited for once.
 pub const WRITE_STRIDE: usize = 16;
 
 /// Frames of a client between two looks at the clock: several microseconds' work.
 pub const RECEIVE_STRIDE: usize = 8;
 
 /// Connections looked at between two looks at the clock, and under one hold of the lock, while placing: two or three
-/// microseconds' work. No system call lies between them, as it does in [`SLICE_STRIDE`].
+/// microseconds' work. No system call comes between them, as it does in [`SLICE_STRIDE`].
 pub const SCAN_CHUNK: usize = 64;
 
 /// Work after which a hold of a shard's lock ends, and after which the thread turns to other work: about as long as [`SLICE`].
@@ -55,7 +56,7 @@ pub const NAMES_LOOK: usize = 256;
 /// Connections of a name that take as long to add to a set as it takes to look up a name.
 pub const NAMED_AS_ONE: usize = 128;
 
-/// Bodies of so many bytes and more take a shard's thread longer than a slice: each waits for its turn, and its params are
+/// Bodies of so many bytes and more take a shard's thread longer than a slice: each waits in line, and its params are
 /// built by another thread.
 pub const LONG_BODY: usize = 16 * 1024;
 

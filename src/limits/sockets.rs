@@ -22,7 +22,8 @@ pub const HTTP_SOCKETS_MAX: usize = 8_192;
 /// opens six, and several may share the address.
 pub const HTTP_SOCKETS_OF_ADDRESS: usize = 32;
 
-/// Sockets of HTTP that are told to end when the process is out of descriptors: enough for a burst of clients.
+/// Sockets of HTTP that are asked to end when the process is out of descriptors: enough for a burst of
+/// clients.
 pub const HTTP_SOCKETS_ENDED: usize = 16;
 
 /// Sockets accepted and not yet taken by their shard's thread.
@@ -42,7 +43,7 @@ pub const PAGED_AFTER: usize = 4;
 pub const PAGED_BYTES: usize = 4096;
 
 /// Bytes of a run up to which its frames are copied into one buffer before they are written. Twice what a socket's send
-/// buffer is set to: of more, a socket takes only a part at once.
+/// buffer is set to: of more, a socket takes only a part at a time.
 pub const JOINED_BYTES: usize = 128 * 1024;
 
 /// Shared buffer of a shard thread for reading; no connection holds one while idle. A session reads it once before others get
@@ -53,7 +54,8 @@ pub const READ_BUFFER: usize = 16 * 1024;
 /// are closed that hold most. Looking at them takes as long as one slice.
 pub const SHED_LOOK: usize = 256;
 
-/// Frames of each that are looked at, to tell how much of what waits for it waits for others as well.
+/// Frames of each that are looked at, to estimate how much of what waits for it waits for others as
+/// well.
 pub const SHED_FRAMES: usize = 8;
 
 /// A connection whose frames wait for as many sockets, on an average, holds nothing to speak of by itself: closing it frees

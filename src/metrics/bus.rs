@@ -108,7 +108,7 @@ impl BusMetrics {
 
         r.register(
             "bus_reconnects",
-            "Subscriber connections made anew",
+            "Subscriber connections made again",
             metrics.reconnects.clone(),
         );
 

@@ -20,7 +20,7 @@ use crate::{
     id::AppId,
 };
 
-/// Work that waits for the thread. Each app has one at a time there; what finds no place is done by who brings it.
+/// Work that waits for the thread. Each app has one at a time there. The caller does the work itself if there is no place.
 const WAITING: usize = 256;
 
 /// How long the thread waits for more work.
@@ -52,6 +52,8 @@ impl Background {
 
     /// Hands `job` to the thread; gives it back if there is none to be had, or it has too much to do.
     fn push(&self, job: Job) -> Result<(), Job> {
+        // Under the lock, under which the thread ends as well: work never goes to a thread that has
+        // just ended.
         let mut jobs = self.jobs.lock();
         if jobs.is_none() {
             *jobs = begin(self.jobs.clone());
@@ -72,7 +74,7 @@ fn begin(jobs: Jobs) -> Option<SyncSender<Job>> {
         loop {
             match waiting.recv_timeout(REST) {
                 Ok(job) => {
-                    // Whoever waits for it learns of a panic by getting nothing.
+                    // A caller that waits for it learns of a panic by getting nothing.
                     let _ = catch_unwind(AssertUnwindSafe(job));
                 }
                 Err(RecvTimeoutError::Disconnected) => return,
@@ -96,21 +98,22 @@ fn begin(jobs: Jobs) -> Option<SyncSender<Job>> {
 }
 
 impl Node {
-    /// Waits for the turn of one step of `app` that takes a shard's thread longer than a slice, such as a page of members.
+    /// Waits until one step of `app` may run that takes a shard's thread longer than a slice, such as a page of
+    /// members.
     ///
-    /// Of each kind one goes on in each round of the thread's tasks, and apps take turns. So whatever else is ready waits for
-    /// a few such steps, and not for as many as clients and callers have asked for; and no kind waits for another. Costs one
-    /// round where nothing waits. Cancel-safe.
+    /// Of each kind one goes on in each round of the thread's tasks, and apps are served one after the other. So
+    /// whatever else is ready waits for a few such steps, and not for as many as clients and callers have asked for;
+    /// and no kind waits for another. Costs one round where nothing waits. Cancel-safe.
     pub(crate) async fn queue_long_step(&self, app: AppId, step: LongStep) {
         let permit = self.hub.long_steps(step).wait(app).await;
-        // Whoever asks in this round finds the permit taken, and goes on in a later one.
+        // A step that is asked for in this round finds the permit taken, and goes on in a later one.
         tokio::task::yield_now().await;
         drop(permit);
     }
 
-    /// Does `work` of `app` on a thread that serves no client; `None` if it panicked. Apps take turns.
+    /// Does `work` of `app` on a thread that serves no client; `None` if it panicked. Apps are served one after the other.
     ///
-    /// Cancel-safe, but for the work: that is done to its end once it has begun.
+    /// Cancel-safe, except for the work, which is done to its end once it has begun.
     pub(crate) async fn run_in_background<T: Send + 'static>(
         &self,
         app: AppId,
@@ -120,7 +123,7 @@ impl Node {
         self.aside_with(permit, work).await
     }
 
-    /// The same without waiting for a turn, for who has one piece of work at a time for all apps.
+    /// The same without waiting for other apps, for a caller that has one piece of work at a time for all apps.
     async fn aside_with<T: Send + 'static>(
         &self,
         permit: Option<ScanPermit>,
@@ -133,7 +136,7 @@ impl Node {
             drop(permit);
         });
         if let Err(job) = self.background.push(job) {
-            // Whoever waits for it learns of a panic by getting nothing.
+            // As in `begin`.
             let _ = catch_unwind(AssertUnwindSafe(job));
         }
         waiting.await.ok()
@@ -156,8 +159,8 @@ impl Node {
         self.compile_now(app, target, permit).await
     }
 
-    /// The same for events of other nodes, which come one after another for all apps: they do not wait behind what the callers
-    /// of one app have brought.
+    /// The same for events of other nodes, which come one after another for all apps: they do not wait for what the
+    /// callers of one app have brought.
     ///
     /// # Errors
     /// As [`Node::compile_aside`].

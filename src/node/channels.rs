@@ -1,4 +1,4 @@
-//! Channels: who is in them, what they keep, and putting connections into them from outside.
+//! Channels: who is in them, what they store, and putting connections into them from outside.
 
 use std::sync::Arc;
 
@@ -62,7 +62,7 @@ pub struct Joins {
 }
 
 impl Node {
-    /// The key under which a channel's events are kept, if they are.
+    /// The key under which a channel's events are stored, if they are.
     pub(crate) fn history_key(&self, app: AppId, channel: &str) -> Option<Key> {
         self.app(app)
             .rule(channel)
@@ -138,7 +138,8 @@ impl Node {
         None
     }
 
-    /// Up to `limit` kept events of `channel` after `after`, oldest first; `None` where none were ever kept.
+    /// Up to `limit` stored events of `channel` after `after`, oldest first; `None` where none were ever
+    /// stored.
     ///
     /// # Errors
     /// [`NodeError::History`] where they are out of reach.
@@ -155,7 +156,8 @@ impl Node {
         }
     }
 
-    /// Where `channel` stands, if its events are kept. Belongs into the channel's lock where it must stay true.
+    /// The position of `channel`, if its events are stored. Belongs into the channel's lock where it must stay
+    /// true.
     ///
     /// # Errors
     /// [`NodeError::History`] where that is out of reach.
@@ -185,7 +187,8 @@ impl Node {
         }
     }
 
-    /// Where a durable channel stands for a client that joins now, in its turn; see [`Replicator::standing`](super::cluster::Replicator::standing).
+    /// The position of a durable channel for a client that joins now, under its lock; see
+    /// [`Replicator::standing`](super::cluster::Replicator::standing).
     ///
     /// # Errors
     /// [`NodeError::History`].
@@ -196,7 +199,8 @@ impl Node {
         }
     }
 
-    /// What a client has missed that joins a durable channel now, in its turn; see [`Replicator::missed_since`](super::cluster::Replicator::missed_since).
+    /// What a client has missed that joins a durable channel now, under its lock; see
+    /// [`Replicator::missed_since`](super::cluster::Replicator::missed_since).
     ///
     /// # Errors
     /// [`NodeError::History`].
@@ -258,7 +262,8 @@ impl Node {
         )
     }
 
-    /// Puts the connections that `target` means into `channel`; each is told, before every event of it.
+    /// Puts the connections that `target` means into `channel`. Each is notified, before every event of
+    /// it.
     ///
     /// Carried out whatever becomes of the caller.
     ///
@@ -276,6 +281,8 @@ impl Node {
         let permit = self.hub.permit(&selection).await?;
         let node = self.clone();
 
+        // Past this the call is carried out to its end: a part of the members would be a lasting
+        // fault.
         run_detached(async move {
             let watching = node.watching(app, &channel, false);
             let _subscriptions = node.subscribe_channel(app, &channel, watching).await;
@@ -311,8 +318,8 @@ impl Node {
         .await?
     }
 
-    /// Takes the connections that `target` means out of `channel`; answers how many were in it. Each is told, after
-    /// every event of it.
+    /// Takes the connections that `target` means out of `channel`; returns how many were in it. Each is notified,
+    /// after every event of it.
     ///
     /// # Errors
     /// As [`Node::join_all`].
@@ -330,7 +337,7 @@ impl Node {
 
         run_detached(async move {
             let resume_table = &node.hub.context().resume_table;
-            // Nobody comes back to the channel behind the scan.
+            // Nobody comes back to the channel where the scan has been.
             let held_off = resume_table.hold_off(app, &channel);
             let told = native::left(&channel);
             let mut left = 0;
@@ -354,7 +361,8 @@ impl Node {
                     &channel,
                     |lost| selection.means(lost),
                     |lost| {
-                        // One of another node was counted there. The members are told by who brings its client back here.
+                        // One of another node was counted there. The node that brings its client back here notifies the
+                        // members.
                         if lost.id().node == node.id() {
                             node.hub.presence(app).lapsed_here(&channel, lost);
                         }

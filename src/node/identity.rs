@@ -18,7 +18,7 @@ use crate::{
     protocol::native,
 };
 
-/// What a client is told whose token was revoked.
+/// The reason that a client gets whose token was revoked.
 pub(crate) const REVOKED: &str = "the token was revoked";
 
 /// What became of a revocation.
@@ -97,6 +97,7 @@ impl Node {
         let Some(disk) = &self.disk else {
             return Ok(());
         };
+        // The directory replaces what it had for a user, so it gets both.
         let both = |(user, revocation): &Revoked| {
             let known = self.revocations.of(app, user);
             (user.clone(), revocation.and(known.unwrap_or(*revocation)))
@@ -174,8 +175,9 @@ impl Node {
         done
     }
 
-    /// Takes an open connection out of the channels that its new rights do not allow any more, and lets it hear no more of
-    /// members that it may not see. Channels that its old rights did not allow either, the API put it into, and it stays.
+    /// Takes an open connection out of the channels that its new rights no longer allow, and stops its notices of
+    /// members that it may not see. Channels that its old rights did not allow either, the API put it into, and it
+    /// stays.
     pub(crate) fn drop_what_is_not_allowed(
         &self,
         table: &mut Table,

@@ -192,7 +192,7 @@ impl NodeError {
 pub(crate) enum Phase {
     /// Serving.
     Serving,
-    /// Told to leave: readiness fails, and all else goes on.
+    /// Asked to leave: readiness fails, and all else goes on.
     Leaving,
     /// Sending its clients away.
     Draining,
@@ -208,7 +208,7 @@ pub(crate) enum Phase {
 /// | setting up, reloading, phases | this one |
 /// | publications, on this node and over the bus | `publish`, `publish/durability`, `target` |
 /// | work that takes long | `background` |
-/// | channels, and what clients are told of members | `channels`, `presence` |
+/// | channels, and what clients learn of members | `channels`, `presence` |
 /// | tokens and claims | `identity`; on all nodes, `cluster/revoked` |
 /// | looking and disconnecting | `look`; what other nodes ask for, `cluster/handle_request`; on all nodes, `cluster/gather` |
 /// | whether there are other nodes, and who leads | `cluster/mod` |
@@ -371,6 +371,7 @@ impl Node {
         let (register, changes) = bus.as_ref().map(|_| Register::new(CHANGES_WAITING)).unzip();
         let runtime_config = RuntimeConfig::new(config.clone(), &apps, None)
             .map_err(|mut errors| errors.swap_remove(0))?;
+        // Protocols add their forms before these are shared with the shards.
         let mut forms = Forms::default();
         let protocols = Protocols::new(&config, &apps, &mut forms);
         let forms = Arc::new(forms);

@@ -1,4 +1,4 @@
-//! Telling members of each other, and holding the channels of those who may come back.
+//! Notifying members of each other, and holding the channels of those who may come back.
 
 use std::{
     collections::VecDeque,
@@ -22,12 +22,12 @@ use crate::{
     time_slice::TimeSlice,
 };
 
-/// How often gathered counts are told, and what is over its time is removed.
+/// How often gathered counts are sent, and what is over its time is removed.
 const GATHERING: Duration = Duration::from_secs(1);
 
 impl Node {
-    /// Tells members of each other as it happens, until the runtime ends. One task per node, so that the notices of a
-    /// channel reach everyone in one order.
+    /// Notifies members of each other as it happens, until the runtime ends. One task per node, so that the notices
+    /// of a channel reach everyone in one order.
     pub(crate) async fn run_notices(self: Arc<Self>) {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -43,7 +43,8 @@ impl Node {
             let mut slice = TimeSlice::begin();
             let flushes = notices.take_flushes();
 
-            // Only what is due by now: what comes in meanwhile must not keep the rest of this loop waiting.
+            // Only what is due by now: what comes in the meantime must not keep the rest of this loop
+            // waiting.
             for (app, channel) in notices.take_due() {
                 self.tell(app, &channel, DueNotices::Notices, &mut slice)
                     .await;
@@ -127,7 +128,7 @@ impl Node {
         &self.hub.context().resume_table
     }
 
-    /// Tells what there is to tell of a channel: other nodes, and those who watch it here.
+    /// Sends what is to be sent of a channel: to other nodes, and to those who watch it here.
     async fn tell(&self, app: AppId, channel: &SmolStr, due: DueNotices, slice: &mut TimeSlice) {
         let batch = self.hub.presence(app).take_notices(channel, due);
         let Some(mut batch) = batch.filter(|batch| !batch.is_empty()) else {
@@ -243,7 +244,8 @@ impl LocalResume {
         client: ClientKey<'_>,
     ) -> Option<Self> {
         let alive = hub.find(client.app, id);
-        // A device is no credential: whoever has nothing else may come back, and may not send anyone away.
+        // A device is not a credential: a client that has nothing else may come back, and may not send
+        // anyone away.
         if client.user.is_some() && alive.is_some_and(|alive| alive.is_of_client(client)) {
             hub.shard(usize::from(id.shard)).lock_and_wake(|table| {
                 if let Some(at) = table
@@ -367,6 +369,7 @@ fn proof<'c>(
     revocations: &'c Revocations,
     client: ClientKey<'c>,
 ) -> impl Fn(&crate::hub::Connection) -> bool + 'c {
+    // A newer token does not take up what a revoked one had.
     move |lost| lost.is_of_client(client) && !is_revoked(revocations, lost, unix_now())
 }
 

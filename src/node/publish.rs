@@ -1,4 +1,4 @@
-//! Publishing: select, encode once, admit, keep where that is wanted, place.
+//! Publishing: select, encode once, admit, store where that is wanted, place.
 
 mod durable;
 mod placing;
@@ -31,7 +31,7 @@ use crate::{
 pub(crate) struct Publication<'a> {
     pub(crate) event: Event<'a>,
     pub(crate) target: Target,
-    /// Whether to keep it for who is away; `None` keeps it where that is possible.
+    /// Whether to store it for users who are away; `None` stores it where that is possible.
     pub(crate) store: Option<bool>,
     /// The client that sent it, if one did.
     pub(crate) author: Option<Author>,
@@ -75,7 +75,8 @@ struct Admitted {
 }
 
 impl Node {
-    /// Delivers an event to the connections of `app` that its target means, and keeps it where that is wanted.
+    /// Delivers an event to the connections of `app` that its target means, and stores it where that is
+    /// wanted.
     ///
     /// The event is encoded once. When this returns, every connection that matched has it in its outbox, so what the
     /// same caller publishes next comes after it. Past admission it is carried out whatever becomes of the caller.
@@ -109,10 +110,12 @@ impl Node {
         prepared: Prepared,
     ) -> Result<Receipt, NodeError> {
         let mut admitted = self.admit(prepared).await?;
+        // Without a task of its own, which a small publication would cost more than its work.
         if let (Durability::Transient, Reach::Small(_)) =
             (&admitted.prepared.durability, &admitted.reach)
         {
             let app = admitted.prepared.selection.app;
+            // On its way first, so that other nodes need not wait for what is done here.
             let sent = admitted
                 .prepared
                 .message
@@ -181,6 +184,7 @@ impl Node {
     ) -> Result<Receipt, NodeError> {
         let frame = self.encode(app, &event.draft(&Marks::default()));
         let scan_permit = self.hub.permit_to_scan(app).await?;
+        // What a closure picks is not known before, so it counts as large.
         let bound = self.hub.members(app).max(SMALL_DELIVERIES + 1);
 
         let permit = self

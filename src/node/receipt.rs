@@ -17,7 +17,7 @@ pub struct Receipt {
     pub queued: u64,
     /// Connections that were too slow to be given it.
     pub dropped: u64,
-    /// For how many channels or users it was kept.
+    /// For how many channels or users it was stored.
     pub stored: u64,
     /// Connections for which the filter ended in an error.
     pub filter_errors: u64,
@@ -25,12 +25,12 @@ pub struct Receipt {
     pub nodes: u32,
     /// Nodes that did not answer in time.
     pub missing_nodes: Vec<String>,
-    /// Where it stands in each channel that keeps it.
+    /// Its place in each channel that stores it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub publications: Vec<Placement>,
 }
 
-/// Where an event stands in a channel that keeps its events.
+/// The place of an event in a channel that stores its events.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Placement {
     /// The channel.
@@ -80,13 +80,14 @@ impl Receipt {
         self.stored += other.stored;
         self.filter_errors += other.filter_errors;
         self.publications.extend(other.publications);
+        // Parts of one call ask the same nodes.
         self.nodes = self.nodes.max(other.nodes);
         self.missing_nodes.extend(other.missing_nodes);
         self.missing_nodes.sort();
         self.missing_nodes.dedup();
     }
 
-    /// Where the event stands in the one channel that it was sent to, if that keeps its events.
+    /// The place of the event in the one channel that it was sent to, if that stores its events.
     pub(crate) fn position(&self) -> Option<Position> {
         let placement = self.publications.first()?;
         Some(Position {

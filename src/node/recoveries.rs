@@ -29,13 +29,13 @@ use crate::{
     limits::{RECOVERY_GRACE, RECOVERY_KEPT, SCAN_CHUNK},
 };
 
-/// What stands between the id and the device of the first connection in a name.
+/// The character between the id and the device of the first connection in a name.
 const BETWEEN: char = '.';
 
 /// The version of records that this node writes. It reads no other: the name then stands for what this node knows of it.
 const VERSION: u8 = 1;
 
-/// Keeps a name for a while whose connection has ended, unless it stands for another one meanwhile.
+/// Keeps a name for a while whose connection has ended, unless it stands for another one by then.
 static END: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "local now = redis.call('GET', KEYS[1])
@@ -100,7 +100,7 @@ pub(crate) struct Recoveries(Mutex<Names>);
 #[derive(Debug)]
 struct Names {
     by_name: AHashMap<(AppId, Box<str>), Known>,
-    /// Names whose connections have ended, in that order: until when they are kept.
+    /// Names whose connections have ended, in that order: until when they are held.
     ended: VecDeque<(Instant, AppId, Box<str>)>,
     /// By `AppId`, how many of `ended` are an app's.
     of_apps: Box<[usize]>,
@@ -134,13 +134,14 @@ impl Recoveries {
         self.0.lock().by_name.insert((app, name.into()), known);
     }
 
-    /// The connection `named` has ended: its name is kept until `until`, if there is room for what the app has lost.
+    /// The connection `named` has ended: its name is held until `until`, if there is room for what the app has lost.
     fn end(&self, app: AppId, name: &str, named: &Named, until: Instant) {
         let names = &mut *self.0.lock();
         let key = (app, name.into());
         let Some(known) = names.by_name.get_mut(&key) else {
             return;
         };
+        // The client has come back: the name means another connection now.
         if known.named != *named {
             return;
         }
@@ -253,6 +254,7 @@ impl Node {
 
     async fn named_in_redis(&self, app: AppId, name: &str, first: ConnectionId) -> Option<Named> {
         let cluster = self.cluster.as_ref()?;
+        // A client must not wait for a Redis that is away.
         if !matches!(cluster.bus.health(), Health::Up) {
             return None;
         }

@@ -7,7 +7,7 @@ use crate::hub::Connection;
 /// What a hidden attribute shows.
 pub(crate) const REDACTED: &str = "[redacted]";
 
-/// A connection with its attributes, but for what is hidden.
+/// A connection with its attributes, except for what is hidden.
 pub(crate) fn connection(connection: &Connection, redact: &[String]) -> Json {
     let attributes = &connection.attributes;
     let facts = &attributes.connection;
@@ -30,7 +30,7 @@ pub(crate) fn connection(connection: &Connection, redact: &[String]) -> Json {
     shown
 }
 
-/// Hides what stands at `path` of a shown connection, if anything does. A list on the way, and a list of lists, is gone
+/// Hides what is at `path` of a shown connection, if anything does. A list on the way, and a list of lists, is gone
 /// through: `auth.accounts.iban` hides the `iban` of every account.
 pub(crate) fn hide(shown: &mut Json, path: &str) {
     let (name, rest) = match path.split_once('.') {

@@ -174,7 +174,7 @@ impl Node {
     /// Resolves a target: compiles the filter through the app's cache and binds its params, unless it is `bound` already, and reads
     /// the ids.
     ///
-    /// An id of a connection that is no id at all names nobody, as does the id of one that has gone.
+    /// A malformed id of a connection names nobody, as does the id of one that has gone.
     ///
     /// # Errors
     /// [`NodeError::Filter`], [`NodeError::TooManyNames`], [`NodeError::NameTooLong`], and [`NodeError::Event`] for what can

@@ -1,4 +1,4 @@
-//! Whose turn it is to publish to a topic that is kept: one at a time, first come, first served.
+//! The locks of topics that are stored: one publishes to a topic at a time, first come, first served.
 
 use std::sync::Arc;
 
@@ -10,11 +10,11 @@ use crate::history::Key;
 /// Topics share this many locks, each held for a moment to find a topic's lock.
 const STRIPES: usize = 64;
 
-/// The sequencers of all topics. What is appended under a turn is placed everywhere before the turn is given on, so
-/// every member sees one order, and who joins under it misses nothing.
+/// The locks of all topics. An event that is appended under a lock is placed everywhere before the lock is let go, so
+/// every member sees one order, and a client that joins under it misses nothing.
 ///
-/// A topic has one for as long as someone has its turn, or waits for it. No two topics share one: a turn may be held for as long
-/// as Redis takes to answer.
+/// A topic has one for as long as someone holds it, or waits for it. No two topics share one: a lock may be held for
+/// as long as Redis takes to answer.
 #[derive(Debug)]
 pub(crate) struct TopicLocks {
     stripes: Box<[Stripe]>,
@@ -60,7 +60,7 @@ impl TopicLocks {
         }
     }
 
-    /// Waits for the turn of `key`. Nobody may wait for a second while holding one. May be dropped at any time.
+    /// Waits for the lock of `key`. Nobody may wait for a second while holding one. May be dropped at any time.
     pub(crate) async fn lock(&self, key: &Key) -> TopicGuard<'_> {
         let holder = self.holder(key);
         TopicGuard {
@@ -69,7 +69,7 @@ impl TopicLocks {
         }
     }
 
-    /// The turn of `key`, if nobody has it and nobody waits for it.
+    /// The lock of `key`, if nobody has it and nobody waits for it.
     pub(crate) fn try_lock(&self, key: &Key) -> Option<TopicGuard<'_>> {
         let holder = self.holder(key);
         let held = holder.lock.clone().try_lock_owned().ok()?;

@@ -56,7 +56,7 @@ pub fn encodings(system: System) -> Vec<Box<dyn Encoding>> {
     vec![form(Stage::Connecting), form(Stage::Connected)]
 }
 
-/// Why a client may not come in, as these clients are told.
+/// Why a client may not come in, as these clients read it.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Fault<'a> {
     /// Whose fault it is.
@@ -78,8 +78,8 @@ impl<'a> Fault<'a> {
     }
 }
 
-/// Makes the `id` of an operation after which a client is told of itself: `event` with its own `member` object, in each of
-/// `channels`, which are named as the server names them. The native ack brings it back.
+/// Makes the `id` of an operation after which a client is notified of itself: `event` with its own `member` object,
+/// in each of `channels`, which are named as the server names them. The native ack brings it back.
 pub fn echo<'a>(
     event: &str,
     (id, profile): (ConnectionId, Option<&str>),
@@ -154,7 +154,7 @@ fn notice(kind: MemberKind) -> &'static str {
 /// Someone, perhaps the client itself, is a member of a channel now.
 pub const JOIN: &str = "channel:join";
 
-/// Someone, perhaps the client itself, is no member any more.
+/// Someone, perhaps the client itself, is no longer a member.
 pub const LEAVE: &str = "channel:leave";
 
 /// Someone, perhaps the client itself, has another profile.
@@ -261,7 +261,8 @@ fn native_event(said: &ParsedFrame<'_>, out: &mut Out) {
         }
     };
 
-    // What a client says of a user is only what that client says.
+    // With `from` a client has sent it, and a client must not pass for the server that reports on a
+    // user.
     if from.is_none() && USER_EVENTS.contains(&&**name) {
         return user_event(name, json, out);
     }

@@ -1,6 +1,6 @@
 //! WebSocket frames to messages (RFC 6455, section 5), under bounds, from bytes in whatever pieces they arrive.
 //!
-//! The usual frame lies whole in the caller's read buffer: it is unmasked in place and handed out as a borrow,
+//! The usual frame is whole in the caller's read buffer: it is unmasked in place and handed out as a borrow,
 //! with no copy and no allocation. Only what is cut short (a frame over two reads, a message in fragments)
 //! is gathered in memory of the decoder's own, which grows with the bytes that came, never with a length that a
 //! header claims, and goes as soon as the message is done. An idle [`Decoder`] holds nothing on the heap.
@@ -105,7 +105,7 @@ impl Head {
 enum Step<'i> {
     /// The input is used up.
     Starved,
-    /// A frame was taken in, and is no message yet.
+    /// A frame was taken in, and its message is not whole yet.
     Consumed,
     /// A message lay whole in the input; it is masked still.
     InPlace(Head, &'i mut [u8]),
@@ -126,17 +126,17 @@ impl Decoder {
         }
     }
 
-    /// Takes the next message off the front of `input`, or takes in all of it and answers `None`.
+    /// Takes the next message off the front of `input`, or takes in all of it and returns `None`.
     ///
-    /// Call it until it answers `None`, then read more. `input` is unmasked in place and moves past what was
-    /// used. A message that lies whole in `input` costs no copy and no allocation. What was allocated
-    /// for one that did not is freed by the call after the one that answered it.
+    /// Call it until it returns `None`, then read more. `input` is unmasked in place and moves past what was used. A
+    /// message that is whole in `input` costs no copy and no allocation. What was allocated for one that did not is
+    /// freed by the call after the one that returned it.
     ///
     /// Once a close frame came, all further input is discarded (RFC 6455, section 1.4).
     ///
     /// # Errors
-    /// The peer's violation, found as early as the bytes allow: what a header already shows, before any payload;
-    /// bad UTF-8, in the piece that holds it. Every later call answers the same.
+    /// The peer's violation, found as early as the bytes allow: what a header already shows, before any payload; bad
+    /// UTF-8, in the piece that holds it. Every later call returns the same.
     pub fn next<'m, 'i: 'm>(
         &'m mut self,
         input: &mut &'i mut [u8],
@@ -150,8 +150,8 @@ impl Decoder {
             State::Broken(violation) => return Err(violation),
         }
 
-        // Whoever is in no message gets here with a whole frame nearly always. The answer is made in place, since
-        // moving it through the steps below costs more than all the rest of a small frame.
+        // Outside of a message in fragments, nearly every call gets here with a whole frame. The message is made in
+        // place, since moving it through the steps below costs more than all the rest of a small frame.
         if self.partial.is_none() {
             match self.parse_head(input) {
                 Ok(Some((head, used))) if head.is_alone() && input.len() - used >= head.len => {
@@ -189,7 +189,7 @@ impl Decoder {
         })
     }
 
-    /// The message of a frame that lies whole in the input.
+    /// The message of a frame that is whole in the input.
     #[inline]
     fn whole<'i>(
         &mut self,
@@ -208,7 +208,7 @@ impl Decoder {
         answer
     }
 
-    /// What a peer is told of its `violation`: with the bound, if that is what it is over.
+    /// The reason that a peer gets for its `violation`: with the bound, if that was exceeded.
     pub fn reason(&self, violation: Violation) -> String {
         match violation {
             Violation::TooBig => format!("over {} bytes (limits.message_bytes)", self.limit),
@@ -217,6 +217,7 @@ impl Decoder {
     }
 
     fn poison(&mut self, violation: Violation) -> Violation {
+        // Nothing more of it is read, so its memory is freed now.
         self.partial = None;
         self.state = State::Broken(violation);
         violation
@@ -269,6 +270,7 @@ impl Decoder {
                 return Ok(Some(head));
             }
             if !input.is_empty() {
+                // It is shorter than the longest header, since no header could be read from it.
                 let rest = mem::take(input);
                 let partial = self.partial.get_or_insert_default();
                 partial.head[..rest.len()].copy_from_slice(rest);
@@ -284,6 +286,7 @@ impl Decoder {
         let mut len = kept;
         let mut found = None;
 
+        // Byte by byte, since what follows the header is not to be taken yet.
         while found.is_none() && !input.is_empty() {
             head[len] = take(input, 1)[0];
             len += 1;
@@ -328,6 +331,8 @@ impl Decoder {
             _ => {}
         }
 
+        // A control frame is bounded by its flags. It may come between fragments, and does not
+        // count with them.
         let len = if opcode >= CLOSE {
             len as usize
         } else {
@@ -375,7 +380,8 @@ impl Decoder {
         }
     }
 
-    /// Decides on a data frame of `len` bytes before anything of it is kept: all fragments count together.
+    /// Decides on a data frame of `len` bytes before anything of it takes memory: all fragments count
+    /// together.
     fn admit(&self, len: u64) -> Result<usize, Violation> {
         let (claimed, frames) = self
             .assembly()
@@ -383,6 +389,7 @@ impl Decoder {
         if frames >= limits::MESSAGE_FRAGMENTS {
             return Err(Violation::TooManyFragments);
         }
+        // The earlier fragments were within the limit, so this cannot be negative.
         match usize::try_from(len) {
             Ok(len) if len <= self.limit - claimed => Ok(len),
             _ => Err(Violation::TooBig),
@@ -395,7 +402,7 @@ impl Decoder {
             .and_then(|partial| partial.message.as_ref())
     }
 
-    /// Hands out a frame that lies whole in the input, or starts to gather it.
+    /// Hands out a frame that is whole in the input, or starts to gather it.
     fn begin<'i>(&mut self, head: Head, input: &mut &'i mut [u8]) -> Result<Step<'i>, Violation> {
         if head.is_alone() && input.len() >= head.len {
             return Ok(Step::InPlace(head, take(input, head.len)));
@@ -461,7 +468,7 @@ impl Decoder {
     }
 }
 
-/// Moves `input` past its first `count` bytes and answers them.
+/// Moves `input` past its first `count` bytes and returns them.
 fn take<'i>(input: &mut &'i mut [u8], count: usize) -> &'i mut [u8] {
     let (front, rest) = mem::take(input).split_at_mut(count);
     *input = rest;
@@ -476,6 +483,7 @@ fn unmask(piece: &mut [u8], mut mask: [u8; 4], offset: usize) {
         return;
     }
 
+    // The piece may begin anywhere in the four bytes of the mask.
     mask.rotate_left(offset % 4);
     let [a, b, c, d] = mask;
     let word = u64::from_ne_bytes([a, b, c, d, a, b, c, d]);
@@ -521,8 +529,8 @@ fn close_frame(payload: &[u8]) -> Result<Option<(u16, &str)>, Violation> {
     }
 }
 
-/// Whether a peer may put `code` on the wire: section 7.4 and the IANA registry (1012 to 1014), less what only
-/// stands for the absence of a close frame.
+/// Whether a peer may put `code` on the wire: section 7.4 and the IANA registry (1012 to 1014), less what only means
+/// that there was no close frame.
 fn may_be_sent(code: u16) -> bool {
     matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
 }

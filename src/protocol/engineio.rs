@@ -11,7 +11,7 @@ use serde::Serialize;
 /// The version of the protocol, as clients name it in `EIO=`.
 pub const VERSION: &str = "4";
 
-/// What stands between the packets of a payload.
+/// The separator of the packets of a payload.
 pub const SEPARATOR: u8 = 0x1e;
 
 /// The server's sign of life, which clients answer with [`PONG`].
@@ -32,7 +32,7 @@ pub const CLOSE: &[u8] = b"1";
 /// Says nothing: the answer to a poll that must end now.
 pub const NOOP: &[u8] = b"6";
 
-/// What stands before the text of a message.
+/// The type of a message, which precedes its text.
 pub const MESSAGE: &[u8] = b"4";
 
 /// A packet that a client sent as text.
@@ -52,7 +52,7 @@ pub enum Packet<'a> {
     Noop,
 }
 
-/// Why something is no packet.
+/// Why something is not a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Malformed(pub &'static str);
@@ -123,7 +123,7 @@ pub enum Refused {
 }
 
 impl Refused {
-    /// What Engine.IO's own server says.
+    /// The message of Engine.IO's own server.
     pub fn message(self) -> &'static str {
         match self {
             Self::UnknownTransport => "Transport unknown",
@@ -180,6 +180,7 @@ fn carried(packet: &str) -> Result<Carried<'_>, Malformed> {
             .decode(base64.as_bytes())
             .map(Carried::Binary)
             .map_err(|_| Malformed("a binary packet is not in base64")),
+        // Only checked here: it goes on as the WebSocket message would, and is read there.
         None => parse(packet).map(|_| Carried::Text(packet)),
     }
 }

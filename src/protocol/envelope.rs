@@ -1,7 +1,7 @@
 //! What nodes say to each other over the bus: an encoded event with whom it is for, a request, an answer.
 //!
-//! One version byte, one byte for the kind; of a kept event its epoch and its offset, 8 bytes each; then the length of
-//! the header (4 bytes), the header as JSON, and the event's frame as clients get it. Numbers are big-endian.
+//! One version byte, one byte for the kind; of a stored event its epoch and its offset, 8 bytes each; then the length
+//! of the header (4 bytes), the header as JSON, and the event's frame as clients get it. Numbers are big-endian.
 //!
 //! The version byte is the first version whose nodes read the message. A node reads all versions from [`OLDEST`] to [`VERSION`].
 //! It skips and counts what is newer. It writes no version that is newer than what every living node reads
@@ -41,7 +41,7 @@ const COMMON: u8 = 1;
 /// The version from which on notices carry shares.
 pub(crate) const NOTICES_WITH_SHARES: u8 = 2;
 
-/// The version from which on a node is told of several messages of programs at the same time that they are done.
+/// The version from which on one request may name several messages of programs that are done.
 pub(crate) const DONE_TOGETHER: u8 = 2;
 
 const EVENT: u8 = 1;
@@ -109,7 +109,7 @@ pub(crate) struct Header<'a> {
 /// A message of the bus, understood.
 #[derive(Debug)]
 pub(crate) enum Envelope<'a> {
-    /// An event that is nowhere kept.
+    /// An event that is not stored.
     Event {
         header: Header<'a>,
         frame: Frame,
@@ -134,7 +134,7 @@ pub(crate) struct Notices {
     pub(crate) channel: String,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) members: Vec<MemberNotice>,
-    /// Changes that are told as counts.
+    /// Changes that are given as counts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) changes: Option<Changes>,
     /// What the node has in the channel after them. A node of version 1 does not say it.
@@ -154,7 +154,7 @@ pub(crate) struct Share {
     /// Of two shares of a node the one with the greater number is newer.
     pub(crate) at: u64,
     pub(crate) connections: u64,
-    /// Different users behind them.
+    /// Their different users.
     pub(crate) users: u64,
     /// How often users are there; absent if they are too many to be named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -176,7 +176,7 @@ pub(crate) struct MemberNotice {
     pub(crate) user: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) data: Option<Box<RawValue>>,
-    /// The connection that it stands in for.
+    /// The connection whose place it takes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) previous: Option<String>,
     /// The node of that one has ended, and may still be thought to have it.
@@ -247,16 +247,17 @@ impl<'a> Envelope<'a> {
     }
 }
 
-/// The message of an event that is nowhere kept.
+/// The message of an event that is not stored.
 pub(crate) fn event(header: &Header<'_>, frame: &Frame) -> Bytes {
+    // Room for most headers, so that only long targets make it grow.
     let mut out = Vec::with_capacity(frame.len() + 320);
     out.extend_from_slice(&[COMMON, EVENT]);
     write_tail(&mut out, header, frame);
     out.into()
 }
 
-/// What of a kept event's messages comes behind their offsets, which only the history knows. There may be one message for each
-/// of many users: what they share is written once.
+/// The part of a stored event's messages that comes after their offsets, which only the history knows. There may be
+/// one message for each of many users: what they share is written once.
 #[derive(Debug)]
 pub(crate) struct Tails<'h> {
     header: &'h Header<'h>,
@@ -361,6 +362,7 @@ fn json(head: [u8; 2], value: &impl Serialize) -> Bytes {
 
 fn write_tail(out: &mut Vec<u8>, header: &impl Serialize, frame: &Frame) {
     let at = out.len();
+    // Filled in below: the length is known once the header is written.
     out.extend_from_slice(&[0; 4]);
     let _ = serde_json::to_writer(&mut *out, header);
     let length = (out.len() - at - 4) as u32;

@@ -148,6 +148,8 @@ impl<'a> Event<'a> {
         match &self.data {
             Data::Json(raw) => {
                 head.extend_from_slice(b",\"data\":");
+                // The data may be large. They stay out of `head`, and are copied once, into the
+                // frame.
                 let before = head.len();
                 marks.write_behind_data(&mut head);
                 let (before, behind) = head.split_at(before);
@@ -159,6 +161,7 @@ impl<'a> Event<'a> {
                 ]))
             }
             Data::Bytes(bytes) => {
+                // Names are bounded, so the length of a head fits into 16 bits.
                 marks.write_behind_data(&mut head);
                 head.push(b'}');
                 Draft(Frame::event_binary(&[
@@ -178,7 +181,7 @@ impl<'a> Event<'a> {
 }
 
 impl Marks<'_> {
-    /// Appends the members that stand behind the data.
+    /// Appends the members that come after the data.
     fn write_behind_data(&self, out: &mut Vec<u8>) {
         if let Some(from) = self.from {
             out.extend_from_slice(
@@ -219,6 +222,7 @@ impl Draft {
         let end = format!(",\"offset\":{offset}}}");
         let payload = self.0.payload();
         if self.0.is_text() {
+            // Without the brace at the end, which `end` brings along.
             return Frame::event_text(&[&payload[..payload.len() - 1], end.as_bytes()]);
         }
 
@@ -230,12 +234,13 @@ impl Draft {
         Frame::event_binary(&[&[1], &length.to_be_bytes(), head, end.as_bytes(), bytes])
     }
 
-    /// The encoding as it is kept, or sent to another node.
+    /// The encoding as it is stored, or sent to another node.
     pub fn bytes(&self) -> &[u8] {
         self.0.bytes()
     }
 
-    /// The draft whose [`Draft::bytes`] these are; `None` for what is no event's frame. The data are not parsed again.
+    /// The draft whose [`Draft::bytes`] these are; `None` for what is not an event's frame. The data are not parsed
+    /// again.
     pub fn from_encoded(bytes: &[u8]) -> Option<Self> {
         let frame = Frame::from_encoded(bytes)?;
         let head = match frame.payload() {

@@ -70,12 +70,12 @@ impl Frame {
         Self::new(TEXT, &[payload], Carries::NoEvent)
     }
 
-    /// No frame, but the HTTP answer that grants a handshake (section 4.2.2), to go out before the first one.
+    /// Not a frame, but the HTTP answer that grants a handshake (section 4.2.2), to go out before the first one.
     pub fn handshake(answer: Vec<u8>) -> Self {
         Self::ready(answer)
     }
 
-    /// Whole WebSocket frames, one behind the other, in the form of their client's protocol: they go out as they are.
+    /// Whole WebSocket frames, one after the other, in the form of their client's protocol: they go out as they are.
     pub fn ready(bytes: Vec<u8>) -> Self {
         let kind = Kind {
             is_event: false,
@@ -119,8 +119,8 @@ impl Frame {
         )
     }
 
-    /// The frame of an event as [`Frame::bytes`] gave it, on this node or another; `None` for what is no whole, unmasked
-    /// text or binary frame with the shortest form of its length.
+    /// The frame of an event as [`Frame::bytes`] gave it, on this node or another; `None` for what is not a whole,
+    /// unmasked text or binary frame with the shortest form of its length.
     pub fn from_encoded(bytes: &[u8]) -> Option<Self> {
         let &[first, length, ..] = bytes else {
             return None;
@@ -130,6 +130,8 @@ impl Frame {
             126 => 4,
             _ => 2,
         };
+        // Encoded again to be compared: so a length in a longer form is found, and bytes too few or
+        // too many.
         let frame = Self::new(first, &[bytes.get(header..)?], Carries::Event);
         (matches!(first, TEXT | BINARY) && frame.bytes() == bytes).then_some(frame)
     }
@@ -154,13 +156,15 @@ impl Frame {
 
     /// The same in `form`, which `encode` writes the first time that it is asked for.
     ///
-    /// A frame in its final form is answered as it is.
+    /// A frame in its final form is returned as it is.
     pub(super) fn in_form(&self, form: Form, encode: impl FnOnce() -> Vec<u8>) -> Self {
         if self.0.kind.is_final {
             return self.clone();
         }
 
         let mut encode = Some(encode);
+        // A list that only grows, so that readers take no lock. It is no longer than the app has
+        // forms.
         let mut place = &self.0.other;
         loop {
             let other = place.get_or_init(|| {

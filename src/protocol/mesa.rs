@@ -1,4 +1,4 @@
-//! Mesa's frames and its messages in Redis: JSON objects, told apart by the number `op`.
+//! Mesa's frames and its messages in Redis: JSON objects, distinguished by the number `op`.
 //!
 //! Written from the source of npm `@cryb/mesa` 1.5.8.
 
@@ -19,7 +19,7 @@ pub const DISPATCH: u32 = 0;
 pub const HEARTBEAT: u32 = 1;
 /// The client says who it is.
 pub const AUTHENTICATE: u32 = 2;
-/// The dispatcher tells the server to do something.
+/// The dispatcher asks the server to do something.
 pub const INTERNAL: u32 = 5;
 /// What the server says first.
 pub const HELLO: u32 = 10;
@@ -49,7 +49,7 @@ const NOT_READABLE: u16 = 1007;
 #[serde(transparent)]
 pub struct Text<'a>(#[serde(borrow)] pub Cow<'a, str>);
 
-/// What a client says.
+/// A client's message.
 #[derive(Debug, Deserialize)]
 pub struct ClientFrame<'a> {
     /// What kind of message it is.
@@ -181,7 +181,7 @@ impl<'a> Dispatched<'a> {
         let to = if users.iter().any(|user| user == "*") {
             Recipients::Everyone
         } else {
-            // No token has such a user: what was stored for one would stay for ever.
+            // No token has such a user: what was stored for one would stay forever.
             let bytes = users.iter().map(String::len);
             if let Some(bytes) = bytes.max().filter(|bytes| *bytes > USER_BYTES) {
                 return Err(format!(

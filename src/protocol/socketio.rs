@@ -88,6 +88,7 @@ pub fn parse(text: &str) -> Result<Packet<'_>, Malformed> {
 
     let mut namespace = "/";
     if rest.starts_with('/') {
+        // Without anything after it, the comma may be left out.
         (namespace, rest) = rest.split_once(',').unwrap_or((rest, ""));
         // Clients of old put the query there too.
         namespace = namespace
@@ -122,6 +123,7 @@ pub fn parse(text: &str) -> Result<Packet<'_>, Malformed> {
 }
 
 fn attachments_of(count: &str) -> Result<usize, Malformed> {
+    // `parse` would take a sign as well.
     let is_number = !count.is_empty() && count.bytes().all(|byte| byte.is_ascii_digit());
     match count.parse::<usize>() {
         Ok(count) if is_number && (1..=SOCKETIO_ATTACHMENTS).contains(&count) => Ok(count),
@@ -162,7 +164,7 @@ impl<'a> Arguments<'a> {
     /// Reads the data of an event.
     ///
     /// # Errors
-    /// [`Malformed`] where its name is no string, and where there are over [`ARGUMENTS`].
+    /// [`Malformed`] if its name is not a string, and if there are over [`ARGUMENTS`].
     pub fn read(data: &'a RawValue) -> Result<Self, Malformed> {
         serde_json::from_str(data.get()).map_err(|_| {
             Malformed("the data of an event is not a list of its name and up to 32 arguments")

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{close, close::Close, id::AppId, metrics::AppMetrics};
 
-/// The form in which a connection gets its frames. It stands for one encoding of this node.
+/// The form in which a connection gets its frames. It names one encoding of this node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Form(u8);
 
@@ -40,7 +40,7 @@ pub trait Encoding: Send + Sync + fmt::Debug {
     fn encode(&self, said: &ParsedFrame<'_>, out: &mut Out);
 }
 
-/// WebSocket frames in the making, one behind the other (RFC 6455, section 5.2).
+/// WebSocket frames in the making, one after the other (RFC 6455, section 5.2).
 #[derive(Debug, Default)]
 pub struct Out(Vec<u8>);
 
@@ -168,9 +168,10 @@ impl Forms {
         }
     }
 
-    /// A frame to be placed for clients of `app` in place of `kept`, which a history keeps: what is written for clients of other
-    /// protocols must not stay with that.
+    /// A frame to be placed for clients of `app` in place of `kept`, which a history stores: what is written for
+    /// clients of other protocols must not take memory for as long as that.
     pub(crate) fn to_place(&self, app: AppId, kept: &Frame) -> Frame {
+        // A client that enters in between at worst leaves one encoding with the stored frame.
         let has_clients = |entry: &Entry| entry.app == app && entry.connections.load(Relaxed) > 0;
         if self.0.iter().any(has_clients) {
             kept.apart()
@@ -183,6 +184,7 @@ impl Forms {
     pub(crate) fn prepare(&self, app: AppId, frame: &Frame) {
         for (at, entry) in self.0.iter().enumerate() {
             if entry.app == app && entry.connections.load(Relaxed) > 0 {
+                // 0 is the native form.
                 self.frame(Form(at as u8 + 1), frame);
             }
         }

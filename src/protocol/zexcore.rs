@@ -1,4 +1,5 @@
-//! Zexcore RTM's frames: JSON objects in text frames, told apart by `type`, and events whose data is a list of arguments.
+//! Zexcore RTM's frames: JSON objects in text frames, distinguished by `type`, and events whose data is a list of
+//! arguments.
 //!
 //! An answer has the `id` of its request and `data`. Its client takes `data.error` for a failure, and a false `data` in the
 //! answer to `auth` for a refusal, after which it does not come back.
@@ -46,6 +47,7 @@ impl<'a> ClientFrame<'a> {
     /// Reads a message; `None` if it is not one of the protocol.
     pub fn read(text: &'a str) -> Option<Self> {
         let frame: Self = serde_json::from_str(text).ok()?;
+        // The answer repeats the id, so it is short, and a string or a number.
         let is_answerable = frame.id.is_none_or(|id| {
             id.get().len() <= ID_BYTES
                 && id
@@ -100,7 +102,7 @@ struct CallbackAnswer<'a, T> {
     data: T,
 }
 
-/// What a client that has authenticated is told of itself.
+/// What a client learns of itself when it has authenticated.
 #[derive(Serialize)]
 struct Authenticated<'a> {
     user: Option<&'a str>,

@@ -17,7 +17,7 @@ use crate::{
 /// Settings of a server that is yet to start: everything that `fanfare serve` takes by flags, under the same names.
 ///
 /// What concerns an app is set for [`DEFAULT_APP`]; [`ServerBuilder::configure`] reaches everything else. Nothing reads
-/// the environment or a file. What is wrong is said by [`ServerBuilder::start`], all of it together.
+/// the environment or a file. [`ServerBuilder::start`] reports everything that is wrong, all of it together.
 ///
 /// ```no_run
 /// # fn example(api_key: &str, token_secret: &str) -> Result<(), fanfare::StartError> {
@@ -126,13 +126,13 @@ impl ServerBuilder {
         self
     }
 
-    /// Keeps the last `size` events of each channel that matches `pattern`, such as `"room-*"`.
+    /// Stores the last `size` events of each channel that matches `pattern`, such as `"room-*"`.
     pub fn channel_history(mut self, pattern: &str, size: usize) -> Self {
         self.app().channels.push(ChannelRule::new(pattern, size));
         self
     }
 
-    /// Keeps events for users until a connection of theirs has confirmed them.
+    /// Stores events for users until a connection of theirs has confirmed them.
     pub fn store_user_events(mut self) -> Self {
         self.app().user_events.get_or_insert_default();
         self
@@ -153,7 +153,7 @@ impl ServerBuilder {
         self
     }
 
-    /// Adds a function that clients of every app call by `name`, if they have the right `call` for it. What it returns is the
+    /// Adds a function that clients of every app call by `name`, if they have the right `call` for it. Its value is the
     /// `data` of the client's `ack`, and its [`CallError`] is the client's `error`.
     ///
     /// ```no_run

@@ -1,4 +1,4 @@
-//! How a server ends: well, by a shutdown that drains it, or immediately, when nobody holds it any more.
+//! How a server ends: well, by a shutdown that drains it, or immediately, when nobody holds it any longer.
 
 use std::{
     mem,
@@ -18,7 +18,7 @@ use tokio::{runtime::Handle, sync::watch};
 use super::{Inner, Server};
 use crate::{TaskFailed, drain, node::Node};
 
-/// What the threads are told: No, then Finish, then Now, or any part of that.
+/// What the threads are to do: No, then Finish, then Now, or any part of that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Stop {
     /// To serve.
@@ -79,6 +79,7 @@ impl Stopper {
     /// Ends everything without waiting for anything.
     pub(super) fn end_now(&self) {
         let node = self.node.upgrade();
+        // First: tasks that end because of this have not failed.
         if let Some(node) = &node {
             node.supervisor.end();
         }
@@ -140,8 +141,8 @@ impl Server {
 }
 
 impl Inner {
-    /// Drains the node and ends its threads, on a thread that holds nothing of the server, so that the last handle may be
-    /// dropped meanwhile.
+    /// Drains the node and ends its threads, on a thread that holds nothing of the server, so that the last handle
+    /// may be dropped in the meantime.
     fn leave(&self) {
         let (node, handle) = (self.node.clone(), self.handle.clone());
         let (stop, ended) = (self.ending.stopper.stop.clone(), self.ending.ended.clone());
@@ -166,7 +167,7 @@ impl Inner {
             });
 
         if let Err(error) = last {
-            tracing::error!(%error, "no thread to leave well on: ending at once");
+            tracing::error!(%error, "cannot start a thread to drain on; ending immediately");
             self.ending.stopper.end_now();
             self.ending.ended.send_replace(true);
         }
@@ -186,6 +187,7 @@ fn drain_on(handle: &Handle, node: &Arc<Node>) {
     let node = node.clone();
     handle.spawn(async move {
         drain::drain(&node).await;
+        // Before the node departs: the others must have its last changes while they still count it.
         if let Some(cluster) = &node.cluster {
             tokio::join!(
                 cluster.notices.notify_all_changes(),
@@ -200,7 +202,7 @@ fn drain_on(handle: &Handle, node: &Arc<Node>) {
     let _ = end.recv();
 }
 
-/// Tells the threads to stop, unless they were told to stop sooner.
+/// Lets the threads stop, unless they were to stop sooner already.
 fn raise(stop: &watch::Sender<Stop>, to: Stop) {
     stop.send_if_modified(|stop| {
         let sooner = to > *stop;

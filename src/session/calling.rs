@@ -40,6 +40,7 @@ impl Client {
         match calls.begin(name, app, caller, data, self.socket.calls()) {
             Ok(running) => {
                 self.app().metrics.calls.inc();
+                // A task of its own, so that the session goes on reading: a pong may be next.
                 spawn_local(asker.answer_from(name.into(), running));
             }
             Err(refusal @ Unanswered::NoFunction(_)) => {
@@ -68,7 +69,7 @@ pub(super) fn explained_call(caller: &Connection, name: &str, refusal: &str) -> 
     )
 }
 
-/// Who waits for an answer. It does not hold the socket, so that a client may leave meanwhile.
+/// Waits for the answer of a function. It does not hold the socket, so that a client may leave in the meantime.
 struct CallTask {
     node: Arc<Node>,
     event_loop: Rc<EventLoop>,
@@ -83,6 +84,7 @@ impl CallTask {
         let begun = Instant::now();
         let answer = running.answer().await;
         let metrics = &self.node.metrics;
+        // What failed counts as well: a function that takes too long is what the metric is for.
         metrics.call.observe(begun.elapsed().as_secs_f64());
 
         match answer {
@@ -105,6 +107,7 @@ impl CallTask {
 
     /// Says in the log that a client called a function that is not there: most clients hear of it only if they listen.
     fn note_missing(&self, name: &str) {
+        // Any client can cause this line, as often as it likes.
         let Some(others) = self.node.lines().note(Line::NoFunction) else {
             return;
         };
@@ -124,6 +127,8 @@ impl CallTask {
     }
 
     fn reply(&self, frame: Frame) {
+        // `at` has a generation. If the client has left, the next one of its slot does not get
+        // this.
         self.event_loop
             .shard()
             .lock_and_wake(|table| table.place_own(self.at, frame));

@@ -91,7 +91,7 @@ impl Client {
             .lock(|table| table.connection(self.socket.at))
     }
 
-    /// How the connection stands, unless it is gone.
+    /// The state of the connection, unless it is gone.
     pub(super) fn standing(&self) -> Option<(State, Snapshot)> {
         self.event_loop.shard().lock(|table| {
             Some((
@@ -207,11 +207,12 @@ impl Client {
 
     /// Whether a pong answers a ping of the server. Any other one is a message like any, since nobody needs it.
     pub(super) fn is_answer(&self, payload: &[u8]) -> bool {
+        // The plain ping comes last: its mark must not be taken by the answer to another ping.
         self.confirm(payload) || self.confirm_mesa(payload) || self.socket.pinged.take()
     }
 
-    /// Takes the answer to a ping that stood behind a stored event, which then has reached the client, and need not be kept
-    /// for it. False if no such ping is out.
+    /// Takes the answer to a ping that was placed after a stored event. The event has then reached the client, and
+    /// need no longer be stored for it. False if no such ping is out.
     fn confirm(&self, payload: &[u8]) -> bool {
         let Some(offset) = native::confirmed(payload) else {
             return false;
@@ -250,13 +251,14 @@ impl Client {
         match self.begin(id, connection, request) {
             MessageProgress::Done(cost) => MessageProgress::Done(cost),
             MessageProgress::Waiting(later) => {
+                // The message's bytes are gone by the time of the answer.
                 let id = id.map(ToOwned::to_owned);
                 MessageProgress::Waiting(async move { self.finish(id, later).await })
             }
         }
     }
 
-    /// Whether the client may do what it asks for; if not, it is told why.
+    /// Whether the client may do what it asks for. If not, it is refused.
     pub(super) fn permits(
         &self,
         id: Option<&RawValue>,
@@ -278,7 +280,7 @@ impl Client {
         true
     }
 
-    /// Does what can be done at once, as long as the message's bytes are there; returns what has to be waited for.
+    /// Does what can be done immediately, while the message's bytes are there; returns what has to be waited for.
     fn begin(
         &self,
         id: Option<&RawValue>,
@@ -286,6 +288,7 @@ impl Client {
         request: Request<'_>,
     ) -> MessageProgress<Later> {
         let later = match request {
+            // The session itself authenticates, before a request comes here.
             Request::Auth { .. } => None,
             Request::Ping => {
                 self.reply(id.map_or_else(native::pong, native::ack));
@@ -295,6 +298,7 @@ impl Client {
                 self.leave(id, &channel);
                 None
             }
+            // A short one takes less time to read than a long step takes to be begun.
             Request::Update { data } if data.get().len() < LONG_PROFILE => {
                 return MessageProgress::Done(self.update(id, data));
             }
@@ -304,6 +308,7 @@ impl Client {
                 cursor,
                 limit,
             } => self.members(id, &channel, cursor.as_deref(), limit),
+            // Where a portal listens, messages go to that instead of a function.
             Request::Call { name, data } if self.tell_portal(connection, &name, &data) => None,
             Request::Call { name, data } => {
                 self.call_function(id, connection, &name, data);
@@ -337,6 +342,8 @@ impl Client {
             Request::Broadcast { message } => {
                 return self.publication(id, connection, message, Target::default());
             }
+            // No connection can be a user's, so the event would reach nobody, and nobody would
+            // learn why.
             Request::Publish { .. } if !self.node.runtime_config().access(self.app).has_users() => {
                 let error = NodeError::NoUsers;
                 self.refuse(id, error.code(), &error.to_string());
@@ -451,6 +458,7 @@ impl Client {
     }
 
     pub(super) fn leave(&self, id: Option<&RawValue>, channel: &str) {
+        // In one step, so that no event of the channel comes after the answer.
         self.event_loop.shard().lock_and_wake(|table| {
             table.leave(self.socket.at, channel);
             if let Some(id) = id {
@@ -468,7 +476,7 @@ impl Client {
             }
         };
 
-        // Each channel in which someone is told of it counts as an event to that channel.
+        // Each channel in which someone is notified of it counts as an event to that channel.
         let told = self
             .event_loop
             .shard()
@@ -487,7 +495,7 @@ impl Client {
         self.refuse(id, code, &format!("data: {error}"));
     }
 
-    /// Whether a channel shows its members; if not, the client is told.
+    /// Whether a channel shows its members. If not, the client is refused.
     fn shows_members(&self, id: Option<&RawValue>, channel: &str) -> bool {
         let shows = self.app().rule(channel).presence != Presence::Off;
         if !shows {
@@ -515,7 +523,7 @@ impl Client {
                 .map(PageFrom::Here)
         };
 
-        // Without an id nobody could tell which request the page answers.
+        // Without an id nobody would know which request the page answers.
         let (Some(_), Some(from), true) = (id, from, (1..=PAGE_MAX).contains(&limit)) else {
             let message = format!(
                 "members needs id, a cursor that is one of ours, and limit 1 to {PAGE_MAX}"
@@ -531,8 +539,8 @@ impl Client {
         })
     }
 
-    /// Answers with a page of members over all nodes. What a client that watches was told meanwhile is told once more behind
-    /// the page, which may be older.
+    /// Answers with a page of members over all nodes. The page may be older than the notices that a watching client
+    /// has got in the meantime, so these are sent again after it.
     async fn page_of_all(
         &self,
         id: &RawValue,
@@ -544,6 +552,7 @@ impl Client {
             return Cost::NONE;
         };
 
+        // Begun before the page, so that no change falls between the two.
         let buffer = self.node.buffer_notices(self.app, channel, own.id()).await;
         let bounds = PageBounds {
             items: limit,
@@ -606,6 +615,7 @@ impl Client {
                     "channel \"{channel}\" has too many members for one answer; page through them over HTTP"
                 );
                 self.refuse(Some(id), "too_many_members", &message);
+                // Gathering them was the work, though nothing is sent.
                 Cost::of_page(max_bytes)
             }
             Err(error) => {
@@ -633,13 +643,14 @@ impl Client {
         let presence = self.node.hub.presence(self.app);
         for _ in 0..PAGES_TRIED {
             self.node.queue_long_step(self.app, LongStep::Client).await;
+            // Noted before the page is gathered, so that a change during that shows.
             let seen = presence.changed(channel);
             let page = self.node.members(self.app, channel, query);
             let cost = Cost::of_page(page.members.get().len());
             let answer = native::ack_members(id, &page);
 
             let placed = self.event_loop.shard().lock_and_wake(|table| {
-                // Behind a notice of what has changed since, an older page would bring back who has left.
+                // After a notice of what has changed since, an older page would bring back members who have left.
                 let fresh = presence.changed(channel) == seen;
                 if fresh {
                     table.place_own(self.socket.at, answer);
@@ -652,6 +663,8 @@ impl Client {
             }
         }
 
+        // The channel changes faster than a page is gathered: the client gets an empty page, and
+        // asks again.
         let Count { connections, users } = self.node.count(self.app, channel);
         let page = MembersPage {
             count: connections,
@@ -664,7 +677,7 @@ impl Client {
     }
 }
 
-/// What of a message has yet to be waited for.
+/// What a message still has to wait for.
 enum Later {
     Join(Join),
     Publish(Box<Prepared>, Cost),

@@ -39,7 +39,7 @@ pub(crate) struct ConnectOptions {
     pub(crate) channels: Vec<String>,
     /// The connection whose place it takes, as the client wrote it.
     pub(crate) resume: Option<String>,
-    /// Whether it named no app, and there are several. What is said of its token then names the app that was taken.
+    /// Whether it named no app, and there are several. A message about its token then names the app that was taken.
     pub(crate) is_app_guessed: bool,
     /// Whether its address seems to have the token under another name.
     pub(crate) is_token_misnamed: bool,
@@ -61,7 +61,7 @@ impl ConnectOptions {
 /// Why a connection was not let in, or not renewed, after its token had been found good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Unopened {
-    /// The token was revoked meanwhile.
+    /// The token was revoked in the meantime.
     Revoked,
     /// The API has replaced the connection's claims since the token was issued.
     Superseded,
@@ -141,6 +141,8 @@ impl Client {
         options: ConnectOptions,
         auth: Option<Box<RawValue>>,
     ) {
+        // Before the store is asked, so that what is stored after its answer is heard. Once this is
+        // dropped, the open connection holds the subscriptions.
         let _subscriptions = self
             .node
             .subscribe_user(self.app, connection.user_name())
@@ -148,6 +150,7 @@ impl Client {
         let resume = self.find_named(options.resume).await;
         let local_resume = resume.as_ref().map(|id| self.begin_resume(id, &connection));
 
+        // Only a connection that this node does not know is looked for on the others.
         let resume_state = match (&resume, &local_resume) {
             (Some(id), Some(None)) => self.begin_remote_resume(id, &connection).await,
             _ => None,
@@ -165,7 +168,7 @@ impl Client {
                 )
                 .await;
 
-        // One that has missed something is told that it was not recovered, and looks for what is missing.
+        // One that has missed something learns that it was not recovered, and looks for what is missing.
         let resumed = resumed.map(|resumed| resumed && misses_nothing);
         let was = self.connection();
         let is_new_user =
@@ -180,6 +183,8 @@ impl Client {
         let is_in = match connection.user_name() {
             Some(user) if connection.takes_stored && is_new_user => {
                 let key = Key::user(self.app, user.clone());
+                // Held until the connection is open: each event is in the store by now, or is
+                // placed after that.
                 let _topic_lock = self.node.topic_locks.lock(&key).await;
                 let subscription = self.subscription_state(user);
                 let waiting = self.node.history.waiting(&key).await;
@@ -206,6 +211,8 @@ impl Client {
             return;
         }
 
+        // Before the channels of the handshake: one may be among both, and coming back to it must
+        // not count as joining.
         if let Some(local_resume) = local_resume.flatten() {
             self.resume_local(local_resume).await;
         }
@@ -290,6 +297,7 @@ impl Client {
 
         let Some(own) = self.connection() else { return };
         self.note_successor(id, own.id());
+        // Rights may have changed since, so each channel is checked again.
         resume_state.channels.retain(|channel| {
             let may_stay = may_come_back(&own, &channel.name, channel.was_allowed);
             if !may_stay {
@@ -341,8 +349,8 @@ impl Client {
         resume_table.note_successor(old, new);
     }
 
-    /// Takes a lost connection's place in its channels. Those that the client may not join any more are left, and it
-    /// is told.
+    /// Takes a lost connection's place in its channels. Channels that the client may no longer join are left, and it
+    /// is notified.
     async fn resume_local(&self, mut local_resume: LocalResume) {
         let lost = local_resume.lost.clone();
         self.app().metrics.resumed.inc();
@@ -361,6 +369,8 @@ impl Client {
             watched,
         }) = local_resume.next()
         {
+            // Looked up for each channel: a renewal or a call of the API may change its rights
+            // while this waits.
             let Some(own) = self.connection() else { return };
             if !may_come_back(&own, &channel, lost.rights.may_join(&channel)) {
                 local_resume.give_up();
@@ -380,7 +390,7 @@ impl Client {
             let joined = self.join(join, JoinReply::Joined, join_kind).await;
             match joined.joining {
                 Joining::Joined(_) => local_resume.taken(),
-                // Put into it by someone meanwhile: nobody was told that it stands in for the lost one.
+                // Put into it by a call in the meantime: nobody was notified that it takes the lost one's place.
                 Joining::Already(_) | Joining::Full | Joining::Gone
                     if joined.claim == Claim::Made =>
                 {
@@ -391,10 +401,10 @@ impl Client {
         }
     }
 
-    /// Lets the connection be reached, or renews it; its welcome, then what was stored for it, come before anything
-    /// else. Channels that renewed rights do not allow any more are left, and their members not heard of. Then the `auth`
-    /// that asked for it is answered. Returns whether it is let in: what has happened meanwhile may forbid it, and the client
-    /// has been told so then.
+    /// Makes the connection reachable, or renews it. Its welcome, then what was stored for it, come before anything
+    /// else. Channels that renewed rights no longer allow are left, and their members no longer watched. Then the
+    /// `auth` that asked for it is answered. Returns whether it is let in: what has happened in the meantime may
+    /// forbid it, and the client is notified then.
     pub(super) fn open(
         &self,
         connection: Connection,
@@ -404,10 +414,12 @@ impl Client {
     ) -> bool {
         let (stored, mut arrival) = (kept.stored, kept.arrival);
         let at = self.socket.at;
+        // First, since the welcome and what follows it are in that form.
         let form_before = self.take_form_inside();
         let welcome = self.welcome(&connection, resumed);
         let (expires_at, rights) = (connection.expires_at, connection.rights.clone());
         let waiting = stored.and_then(|stored| stored.waiting.as_ref());
+        // Made before the shard's lock is taken, which is held for as little as possible.
         let missed = waiting.iter().flat_map(|waiting| &waiting.entries);
         let missed: Vec<&Entry> = missed
             .filter(|entry| entry.is_for(&connection.reader()))
@@ -422,14 +434,17 @@ impl Client {
             let pending = table.state(at) == State::Pending;
             let was = table.connection(at);
 
-            // Only here, under the lock, nothing can come in between any more.
+            // Checked here, since nothing can come in between under the lock.
             if let Some(why) = self.unopened(&connection, was.as_deref()) {
+                // A renewal that fails leaves the connection as it was.
                 if pending {
                     table.close(at, None, &Close::new(close::UNAUTHORIZED, REVOKED));
                 }
                 return Err((why, pending));
             }
 
+            // Within one lock: no event may come before the welcome, and none may be lost between
+            // what is replayed and what is live.
             let open = table.open(at, connection);
             if open && pending {
                 table.place_own(at, welcome);
@@ -464,6 +479,7 @@ impl Client {
         let opened = match opened {
             Ok(opened) => opened,
             Err((why, pending)) => {
+                // The refusal goes out in the form that the client knows.
                 self.event_loop.set_form(&self.socket, form_before);
                 self.say_unopened(why, pending, auth);
                 return false;
@@ -484,12 +500,14 @@ impl Client {
     /// under the lock under which it becomes reachable.
     fn suspect_since(&self, stored: Option<&Stored>) -> Option<u64> {
         let (stored, sync) = (stored?, self.user_events()?);
+        // If the subscription was lost since the store was asked, an event may be neither in its answer
+        // nor live.
         let asked = stored.waiting.is_some();
         sync.suspect_since((self.app, &stored.user), stored.subscription, asked)
     }
 
     /// Does what follows from letting a client in, or renewing it: fetches what it may have missed, writes what it did, counts it
-    /// if it is new, and says so to those who are told.
+    /// if it is new, and notifies the portal, if there is one.
     fn note_opened(&self, opened: &Opened) {
         if let (Some(_), Some(sync)) = (opened.suspected_gap, self.user_events()) {
             sync.clear_suspected_gaps();

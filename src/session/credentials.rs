@@ -1,7 +1,7 @@
-//! Who a client is: by its handshake, and by `op: auth`.
+//! The identity of a client: by its handshake, and by `op: auth`.
 //!
 //! A token whose key is not here may be of a key that is yet to be fetched. Where a fetch may begin, its client waits
-//! for the end of it before it is refused: 4001 would tell it not to come back.
+//! for the end of it before it is refused: 4001 would send it away for good.
 
 use std::{mem, sync::Arc, time::Instant};
 
@@ -59,9 +59,10 @@ impl Session {
             .expect_authentication(self.client.socket.at, wait, is_misnamed);
     }
 
-    /// `op: auth`: who was waiting for it is let in; who is in is renewed in one step, as the same user.
+    /// `op: auth`: a client that waits for it is let in. One that is in is renewed in one step, as the same user.
     pub(super) fn authenticate(&mut self, id: Option<&RawValue>, token: &str) {
         let at = self.client.socket.at;
+        // Nobody would verify the token, and its client must not believe to be that user.
         if self.client.client_auth() == ClientAuth::Off {
             return self
                 .client
@@ -107,7 +108,7 @@ impl Session {
         };
 
         let fetched = async move {
-            // What is not here by then is decided by what is.
+            // If the keys have not come by then, those that are here decide.
             let _ = timeout(JWKS_WAIT, news).await;
         };
 
@@ -142,7 +143,7 @@ impl Session {
                 verified = client.verify(&presented.token);
             }
 
-            // The API may have moved it meanwhile.
+            // A call of the API may have changed it in the meantime.
             let Some(now) = client.connection() else {
                 return Cost::NONE;
             };
@@ -165,7 +166,7 @@ enum NewKeys {
 }
 
 impl Presented {
-    /// What a client that is not let in is told of its token. Where it left out `app=`, the mistake may be the app.
+    /// Why a client is not let in. If it left out `app=`, the mistake may be the app.
     fn reason(&self, client: &Client, error: &TokenError) -> String {
         if self.is_app_guessed {
             let app = &client.app().name;
@@ -175,7 +176,7 @@ impl Presented {
         }
     }
 
-    /// The connection as the token makes it; `None` where its client is refused, and told.
+    /// The connection as the token makes it; `None` if the client is refused, which it learns here.
     fn decide(
         &self,
         client: &Client,
@@ -205,6 +206,7 @@ impl Presented {
             }
         };
 
+        // Its rate, its stored events and its place among members were settled for its user.
         if self
             .connection
             .user()
@@ -235,6 +237,7 @@ impl Client {
             user, issued_at, ..
         } = &verified;
 
+        // Looked up last, since only a token that is good can be revoked.
         if self
             .node
             .revocations
@@ -263,6 +266,7 @@ impl Client {
             .access(self.app)
             .tokens
             .source()
+            // Only a lack of keys can be mended by fetching them.
             .filter(|_| of_keys)?;
         source.ask(Instant::now())
     }

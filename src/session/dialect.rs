@@ -45,7 +45,7 @@ pub(crate) trait Dialect: fmt::Debug {
         false
     }
 
-    /// Learns how its client stands, before each message.
+    /// Learns the state of its client, before each message.
     fn know(&mut self, _standing: ClientState) {}
 
     /// Bytes of a message of which a part has come, and the rest has not. Their time and room are bounded as those of an
@@ -73,7 +73,7 @@ pub(crate) trait Dialect: fmt::Debug {
     fn forget(&mut self) {}
 }
 
-/// How a client stands.
+/// The state of a client.
 #[derive(Debug)]
 pub(crate) struct ClientState {
     /// Its connection.
@@ -90,7 +90,7 @@ pub(crate) enum Meaning<'m> {
     Nothing,
     /// This is the answer, as it goes over the wire.
     Answer(Frame),
-    /// The client is refused what it needs to come in, and is told so; it may try again.
+    /// The client is refused what it needs to come in, and learns that; it may try again.
     TurnedAway {
         /// What is counted.
         why: Refusal,
@@ -169,13 +169,13 @@ pub(crate) struct Credentials<'m> {
 /// How a client goes on for an earlier connection, whose id it does not know.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Recovery {
-    /// What it was told to name when it comes back.
+    /// The name that it was given for when it comes back.
     pub(crate) offered: Option<SmolStr>,
     /// The last stored event that it got: offset and channel.
     pub(crate) last: Option<SmolStr>,
 }
 
-/// A message that is none of the protocol.
+/// A message that is not one of the protocol's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Unintelligible {
     /// What is wrong with it.

@@ -87,16 +87,19 @@ impl Session {
     /// Whether a client of another protocol answers the server's sign of life with `message`.
     pub(super) fn answers_ping(&self, message: &Message<'_>) -> bool {
         let foreign = self.foreign.as_ref();
+        // Only a payload that the server's plain ping has, so that it confirms no stored event.
         foreign.is_some_and(|foreign| foreign.dialect.answers_ping(message))
             && self.client.is_answer(b"")
     }
 
     /// Does what a message of a client of another protocol means.
     pub(super) fn hear(&mut self, message: &Message<'_>, state: State, connection: &Snapshot) {
+        // Taken out, so that the dialect can lend its reading while the session changes.
         let Some(mut foreign) = self.foreign.take() else {
             return;
         };
 
+        // Keys change by a reload: a server whose key was removed must not go on.
         if self.has_lost_key(&foreign) {
             self.client
                 .turn_away(Refusal::ApiKey, close::API_KEY_UNKNOWN);
@@ -124,6 +127,7 @@ impl Session {
         match dialect.read(message) {
             Ok(Meaning::Enter(mut credentials)) => {
                 self.unreadable.end_row();
+                // What it says in a message comes before what its handshake has.
                 if credentials.token.is_none() {
                     credentials.token = token.take().map(Into::into);
                 }
@@ -151,7 +155,7 @@ impl Session {
         self.foreign = Some(foreign);
     }
 
-    /// Whether the API key by which a client speaks for the app is none any more, or may do something else.
+    /// Whether the API key by which a client speaks for the app is no longer known, or may do something else.
     fn has_lost_key(&self, foreign: &Foreign) -> bool {
         foreign.api_key.is_some_and(|(hash, scopes)| {
             let runtime_config = self.client.node.runtime_config();
@@ -311,6 +315,7 @@ impl Session {
             return self.client.refuse(id, "too_many_channels", &message);
         }
 
+        // All of them first, so that a client that may not join one joins none.
         for channel in &channels {
             let request = Request::Join {
                 channel: channel.as_ref().into(),
@@ -356,6 +361,7 @@ impl Session {
             recovery,
         } = credentials;
 
+        // Clients whose variable is empty send an empty token.
         let token = token.filter(|token| !token.is_empty());
         self.client.store = store.unwrap_or(self.client.store);
         if state != State::Pending {
@@ -448,6 +454,7 @@ impl Session {
         let Some(key) = key else { return Ok(()) };
         let (node, app) = (self.client.node.clone(), self.client.app);
         let (_, policy) = node
+            // Keys of all apps are found here, and one of another app is as unknown as any.
             .runtime_config()
             .client_keys
             .find(key)
@@ -467,6 +474,7 @@ impl Session {
                     key.may(Scope::Publish),
                     key.may(Scope::Inspect),
                 )),
+                // Without any API key this is development, where every server is let in.
                 None => runtime_config.keys.is_empty().then(Rights::everything),
             }
         };

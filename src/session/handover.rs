@@ -59,7 +59,7 @@ impl AsFd for Far {
 #[derive(Debug)]
 pub(crate) struct Offered {
     pub(crate) socket: std::net::TcpStream,
-    /// What came from the client behind what the session has already.
+    /// What came from the client after what the session has already.
     pub(crate) heard: Vec<u8>,
     /// What the session has said, and the client has not.
     pub(crate) unsaid: Vec<u8>,
@@ -85,7 +85,7 @@ pub(crate) struct Handover {
     answered: Notify,
     /// Rings when the session has ended.
     over: Notify,
-    /// The client has chosen its WebSocket, and does not poll any more.
+    /// The client has chosen its WebSocket, and no longer polls.
     has_chosen: Arc<AtomicBool>,
 }
 
@@ -135,6 +135,7 @@ impl Handover {
         let mut inner = self.inner.lock();
         inner.is_over = true;
         if let Some(offered) = inner.offered.take() {
+            // Nobody else would answer, and the other thread waits.
             inner.outcome = Some(Outcome::NotNow(offered));
         }
         drop(inner);
@@ -159,6 +160,7 @@ impl Handover {
 
     fn take(&self, waker: &Waker) -> Option<Offered> {
         let mut inner = self.inner.lock();
+        // Noted even if nothing is offered, so that an offer that comes later wakes the session.
         inner.session = Some(waker.clone());
         inner.offered.take()
     }
@@ -209,13 +211,14 @@ impl Session {
 
     /// Changes the socket; returns what was heard and not looked at.
     fn change_socket(&mut self, mut offered: Offered) -> Result<Vec<u8>, Refused> {
-        // What was written to one end is there for the other at once, whatever the runtime knows of it. Only this thread
-        // writes to the near end, and nobody to the far one any more.
+        // Bytes that were written to one end can be read at the other immediately, whatever the runtime knows of
+        // it. Only this thread writes to the near end, and nobody writes to the far one any longer.
         let is_said = read_all(&*offered.far, &mut offered.unsaid)
             .and_then(|()| say(&offered.socket, &mut offered.unsaid));
         if is_said.is_err() {
             return Err(Refused { offered: None });
         }
+        // Earlier messages have to be written before the session itself writes there.
         if !offered.unsaid.is_empty() || !EventLoop::may_change(&self.client.socket) {
             return Err(offered.into());
         }
@@ -225,6 +228,7 @@ impl Session {
             return Err(Refused { offered: None });
         }
 
+        // The client sent the rest of the old socket before anything that the new one brought.
         heard.append(&mut offered.heard);
         offered.heard = heard;
 

@@ -20,7 +20,7 @@ use crate::{
     time_slice::TimeSlice,
 };
 
-/// How often a page is gathered because someone came or went meanwhile.
+/// How often a page is gathered because someone came or went in the meantime.
 pub(super) const PAGES_TRIED: usize = 8;
 
 /// The same in one go with joining, which must not be torn apart. A client that gets no page then fetches one.
@@ -56,7 +56,7 @@ pub(super) enum JoinReply {
     Joined,
 }
 
-/// Where a channel stands, and what the client missed of it.
+/// The position of a channel, and what the client missed of it.
 #[derive(Debug, Default)]
 struct Missed {
     position: Option<Position>,
@@ -69,7 +69,7 @@ struct Missed {
 pub(super) enum Claim {
     /// The client comes in by itself.
     Unneeded,
-    /// It has the place, which nobody else settles any more.
+    /// It has the place, which nobody else settles any longer.
     Made,
     /// The lost connection was taken out of the channel.
     Lost,
@@ -109,8 +109,8 @@ impl Joined {
 }
 
 impl Client {
-    /// Joins a channel: the answer, then what was missed, then what is live, without gap or overlap. Where it is not in
-    /// then, the client has been told why.
+    /// Joins a channel: the answer, then what was missed, then what is live, without gap or overlap. If it is not in
+    /// then, the client has been refused.
     ///
     /// A member that joins again stays one, and gets once more what came after `since`. A replay waits for the one
     /// before it, and a page of members for a client that reads.
@@ -119,7 +119,7 @@ impl Client {
             if let Some(joined) = self.try_to_join(&join, &reply, join_kind).await {
                 return joined;
             }
-            // Someone takes lost connections out of this channel, and this one comes back as one of them.
+            // A call takes lost connections out of this channel, and this one comes back as one of them.
             tokio::time::sleep(REPLAY_LOOK).await;
         }
     }
@@ -146,6 +146,7 @@ impl Client {
             };
 
             let joined = self.join(join, reply, JoinKind::New).await;
+            // The client was refused, and one refusal for the message is enough.
             if matches!(joined.joining, Joining::Full | Joining::Gone) {
                 break;
             }
@@ -163,6 +164,7 @@ impl Client {
         reply: &JoinReply,
         join_kind: JoinKind,
     ) -> Option<Joined> {
+        // Two replays at the same time would mix.
         if join.since.is_some() {
             self.wait_while(|table| table.is_replaying(self.socket.at))
                 .await;
@@ -173,19 +175,25 @@ impl Client {
             self.drained().await;
         }
 
+        // Gathering a page and copying a history take long, so they wait in line with those of
+        // other clients.
         if has_page || join.since.is_some() {
             self.node.queue_long_step(self.app, LongStep::Client).await;
         }
 
         let watching = self.node.watching(self.app, &join.channel, join.members);
+        // Before the history is asked, so that what is published after its answer is heard. Once
+        // this is dropped, the membership holds the subscription.
         let _subscriptions = self
             .node
             .subscribe_channel(self.app, &join.channel, watching)
             .await;
 
-        // Before the turn: other nodes' answers come the way that kept events take, which wait for the turn.
+        // Before the topic lock: other nodes' answers come the way that stored events take, which wait for that lock.
         let elsewhere = self.remote_page(join, reply).await;
         let key = self.node.history_key(self.app, &join.channel);
+        // From here until the client is in, no event of the channel is placed: what the history has
+        // is replayed, and everything later is live.
         let _topic_lock = match &key {
             Some(key) => Some(self.node.lock_to_join(key).await),
             None => None,
@@ -199,6 +207,7 @@ impl Client {
             }
         };
 
+        // A connection that is resumed takes the place of the one that it names.
         let mut place = match join_kind {
             JoinKind::New => self.place_to_take(&join.channel),
             JoinKind::Resumed(_) | JoinKind::Inherited(_) => None,
@@ -315,6 +324,7 @@ impl Client {
             return Some(Joined::GONE);
         };
 
+        // Filtered before the lock is taken, which is held for as little as possible.
         let frames: Vec<Frame> = missed
             .entries
             .iter()
@@ -335,6 +345,8 @@ impl Client {
             };
             let done = self.event_loop.with_owner(|table, owner| {
                 let stale = first.page.is_some() && presence.changed(&join.channel) != seen;
+                // The last attempt goes ahead all the same: its page is left out below, and the
+                // client fetches one.
                 if stale && gathering < PAGES_TRIED_AT_ONCE {
                     return None;
                 }
@@ -343,6 +355,7 @@ impl Client {
                 };
 
                 let is_in = matches!(joined.joining, Joining::Joined(_) | Joining::Already(_));
+                // A client that was refused gets nothing of the channel.
                 let missed = replay.take().filter(|_| is_in);
                 let replays =
                     missed.is_some_and(|missed| table.replay(owner, self.socket.at, missed));
@@ -364,9 +377,9 @@ impl Client {
         Some(Joined::GONE)
     }
 
-    /// Claims the place of a lost connection, of this node or of another one, if that is what the client comes in to: under the
-    /// lock in which it takes it, so that whoever takes lost connections out of the channel finds the one or the other. `None`
-    /// if that is just being done.
+    /// Claims the place of a lost connection, of this node or of another one, if that is what the client comes in to.
+    /// This happens under the lock in which the client takes it, so that a call that takes lost connections out of
+    /// the channel finds one of the two. `None` if such a call is under way.
     fn claim(&self, step: &Step<'_>) -> Option<Claim> {
         let Some(previous) = step.join_kind.previous() else {
             return Some(Claim::Unneeded);
@@ -403,8 +416,8 @@ impl Client {
             JoinReply::Ack(None) | JoinReply::Part(_) => {}
             JoinReply::Ack(Some(id)) => {
                 let Count { connections, users } = self.node.count(self.app, channel);
-                // A page that is older than the moment from which on notices come could hold who has left since: the
-                // client fetches one instead.
+                // A page that is older than the moment from which on notices come could hold members who have left
+                // since: the client fetches one instead.
                 let page = page.map(|page| {
                     if changed == seen {
                         page
@@ -412,6 +425,7 @@ impl Client {
                         no_page(write_cursor(PageCursor::default()))
                     }
                 });
+                // The numbers are those of this moment, as the notices after them assume.
                 let page = page.map(|page| MembersPage {
                     count: connections,
                     users,

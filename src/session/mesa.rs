@@ -45,7 +45,7 @@ impl Client {
         self.node.mesa_arrive(connection, take).await
     }
 
-    /// What tells a client of Mesa that it has authenticated.
+    /// The frame by which a client of Mesa learns that it has authenticated.
     pub(super) fn authenticated_for_mesa(&self, connection: &Connection) -> Option<Frame> {
         let side = self.mesa?;
         let user = connection.user()?;
@@ -57,7 +57,7 @@ impl Client {
         Some(out.into_frame())
     }
 
-    /// Tells a portal that a client of Mesa has authenticated.
+    /// Notifies a portal that a client of Mesa has authenticated.
     pub(super) fn has_authenticated_for_mesa(&self) {
         let Some(connection) = self.mesa.and_then(|_| self.connection()) else {
             return;
@@ -70,6 +70,7 @@ impl Client {
 
     /// Whether `payload` answers the ping after what dispatchers had stored: the client has it then.
     pub(super) fn confirm_mesa(&self, payload: &[u8]) -> bool {
+        // Any client may send such a pong. It counts if this connection was asked for one.
         payload == STORED_PING
             && self.connection().is_some_and(|connection| {
                 let user = connection.user().unwrap_or_default();
@@ -77,7 +78,7 @@ impl Client {
             })
     }
 
-    /// Tells a portal what the client says; false if there is none.
+    /// Passes on to a portal what the client says; false if there is none.
     pub(super) fn tell_portal(&self, connection: &Connection, name: &str, data: &Data<'_>) -> bool {
         // Mesa has no bytes.
         let Data::Json(data) = data else { return false };

@@ -1,11 +1,11 @@
 //! One client's life, from the upgraded socket to the last count: what its frames mean, and one exit guard.
 //!
-//! A client's messages are taken one after another. One that has something to wait for is kept as a future, and
+//! A client's messages are taken one after another. One that has something to wait for is held as a future, and
 //! nothing more is read until it is done: what a client sends next is never placed before what it sent first, and one
 //! that sends faster than the node takes is held back by its own socket.
 //!
-//! A session reads its socket once, and works for one slice of time, before the thread's other tasks get their turn. What
-//! it has read and not looked at by then waits in memory of its own for the next turn.
+//! A session reads its socket once, and works for one slice of time, before the thread's other tasks run. What it has
+//! read and not looked at by then waits in memory of its own.
 
 mod calling;
 mod client;
@@ -77,7 +77,7 @@ pub(crate) struct Arrival {
     pub(crate) socket: TcpStream,
     /// The answer to its handshake, which is yet to be written.
     pub(crate) granted: Vec<u8>,
-    /// Bytes that came behind the handshake.
+    /// Bytes that came after the handshake.
     pub(crate) leftover: Bytes,
     pub(crate) ip: IpAddr,
     pub(crate) device: Option<SmolStr>,
@@ -105,7 +105,7 @@ struct Pending {
     /// What was read, of which the bytes from `from` on have not been looked at.
     rest: Vec<u8>,
     from: usize,
-    /// Its share of the memory that waits behind operations.
+    /// Its share of the memory that waits for operations.
     held: Option<UnfinishedMessage>,
 }
 
@@ -212,6 +212,7 @@ impl Session {
             unfinished: None,
             unreadable: Unreadable::default(),
             ending: Ending::No,
+            // Most clients ask for nothing, and an idle session holds nothing on the heap for it.
             options: (!arrival.options.is_empty()).then(|| Box::new(arrival.options)),
             foreign,
             left_with: close::ABNORMAL,
@@ -222,6 +223,7 @@ impl Session {
         session.meet(arrival.refusal, arrival.token.as_deref(), &connection);
         let metrics = &session.client.node.metrics;
         metrics.handshake.observe(since.elapsed().as_secs_f64());
+        // Messages that came with the handshake are looked at first, as if they had just been read.
         session.keep(arrival.leftover.to_vec(), 0);
 
         Some(session)
@@ -253,6 +255,8 @@ impl Session {
     pub(crate) async fn run(mut self) {
         poll_fn(|cx| self.poll(cx)).await;
         let event_loop = self.client.event_loop.clone();
+        // Thousands may end at the same time, and each takes locks to be removed: the thread does
+        // that in slices.
         event_loop.drop_later(move || drop(self));
     }
 
@@ -260,6 +264,7 @@ impl Session {
         let slice = TimeSlice::begin();
         self.look_at_unfinished();
         self.note_held(cx.waker());
+        // An offer that comes now is declined, so that the other thread goes on carrying bytes.
         if self.pending.is_some() {
             self.move_over(cx.waker());
         }
@@ -277,6 +282,7 @@ impl Session {
 
             self.go_on(&slice);
             self.note_unfinished(cx.waker());
+            // Not all was looked at within the slice. The other tasks come before the rest.
             if self.pending.is_some() && slice.is_spent() {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
@@ -290,6 +296,8 @@ impl Session {
 
         match read {
             Poll::Pending => {
+                // Nothing is under way here, so the client may move to another socket without
+                // losing anything.
                 if self.move_over(cx.waker()) {
                     cx.waker().wake_by_ref();
                 }
@@ -317,6 +325,7 @@ impl Session {
             return;
         }
 
+        // It has authenticated in time: entering, which may take long, must not count against it.
         self.client.socket.mark_authenticated();
         let client = self.client.clone();
         let options = options.map(|options| *options).unwrap_or_default();
@@ -336,7 +345,7 @@ impl Session {
         }));
     }
 
-    /// Keeps what was read, and is not looked at before the next turn, from `from` on.
+    /// Keeps what was read and is not looked at yet, from `from` on.
     fn keep(&mut self, rest: Vec<u8>, from: usize) {
         if from == rest.len() {
             return;
@@ -359,6 +368,7 @@ impl Session {
     fn receive(&mut self, bytes: &mut [u8], slice: &TimeSlice) {
         self.client.socket.heard();
         let left = self.take(bytes, slice);
+        // They are in the thread's own buffer, which the next read overwrites.
         if left > 0 {
             self.keep(bytes[bytes.len() - left..].to_vec(), 0);
         }
@@ -366,7 +376,8 @@ impl Session {
         // Where memory is short, what has begun is finished first, which frees it.
         let is_tight = self.client.event_loop.unfinished().is_tight();
         if self.pending.is_none() && self.decoder.held() >= READ_BUFFER / 2 && !is_tight {
-            // Thousands may send long messages at the same time. Each piece is read in its turn, and short messages go between.
+            // Thousands may send long messages at the same time. Each piece waits in line with the others, and short
+            // messages go between.
             let (node, app) = (self.client.node.clone(), self.client.app);
             self.wait_for(async move {
                 node.queue_long_step(app, LongStep::Client).await;
@@ -389,6 +400,7 @@ impl Session {
     /// Takes messages out of `bytes`, up to one that has something to wait for, or for a slice of time; returns how many
     /// bytes were not looked at.
     fn take(&mut self, mut bytes: &mut [u8], slice: &TimeSlice) -> usize {
+        // Taken out, since a message borrows from it while the session changes.
         let mut decoder = mem::replace(&mut self.decoder, Decoder::new(Role::Server, 0));
         let mut frames = 0;
         while self.pending.is_none() {
@@ -397,6 +409,7 @@ impl Session {
                 break;
             }
 
+            // Looking at the clock for each frame would cost about as much as a small frame.
             if frames == RECEIVE_STRIDE {
                 if slice.is_spent() {
                     break;
@@ -434,6 +447,7 @@ impl Session {
             }
         }
 
+        // A client that closes sends its close frame soon. This one only goes on sending.
         if all > CLOSING_BYTES {
             self.ending = Ending::Unheard;
             self.wait_for_reset();
@@ -472,7 +486,7 @@ impl Session {
         }
     }
 
-    /// Notes what waits behind an operation.
+    /// Notes what waits for an operation.
     fn note_held(&mut self, waker: &Waker) {
         if let Some(pending) = &mut self.pending
             && pending.operation.is_some()
@@ -484,7 +498,7 @@ impl Session {
         }
     }
 
-    /// Notes whether a message has begun and not ended, what it takes, and what waits behind an operation.
+    /// Notes whether a message has begun and not ended, what it takes, and what waits for an operation.
     fn note_unfinished(&mut self, waker: &Waker) {
         self.note_held(waker);
         let held = self.held_by_dialect();
@@ -514,9 +528,10 @@ impl Session {
         let Some(why) = given_up else { return };
         self.unfinished = None;
 
-        // With it goes what waited behind it.
+        // With it goes what waited after it.
         self.pending = None;
-        // What came of the message is freed now. Its rest would be taken for frames: only the end of the socket counts.
+        // The part of the message that came is freed now. Its rest would be taken for frames: only the end of the
+        // socket counts.
         self.decoder = Decoder::new(Role::Server, 0);
         if let Some(foreign) = &mut self.foreign {
             foreign.dialect.lose_part();
@@ -559,6 +574,7 @@ impl Session {
         let Some((state, connection)) = self.client.standing() else {
             return self.end();
         };
+        // It was closed by another task, such as a call of the API.
         if state == State::Closing {
             return self.end();
         }
@@ -615,6 +631,7 @@ impl Session {
         if let Some(foreign) = &mut self.foreign
             && matches!(message, Message::Text(_) | Message::Binary(_))
         {
+            // The other parts mean nothing without this one.
             foreign.dialect.lose_part();
         }
 
@@ -638,6 +655,7 @@ impl Session {
         state: State,
         connection: &Snapshot,
     ) {
+        // Only messages in a row that cannot be read count against the client.
         if !matches!(call, Err(Misunderstood::Unreadable { .. })) {
             self.unreadable.end_row();
         }
@@ -725,11 +743,13 @@ impl Drop for Session {
             event_loop, socket, ..
         } = &self.client;
 
+        // The socket first: once the slot is free, another connection may get it.
         event_loop.leave(socket.at);
         let Some(departure) = event_loop.shard().lock(|table| table.remove(socket.at)) else {
             return;
         };
 
+        // 0 means that the server did not close it: then what the client closed with counts.
         let code = if departure.close_code == 0 {
             self.left_with
         } else {
@@ -738,6 +758,7 @@ impl Drop for Session {
 
         let app = self.client.app();
         app.metrics.closed(code);
+        // One that was never let in was never counted.
         if departure.was_open {
             app.metrics.connections.dec();
         }

@@ -1,4 +1,4 @@
-//! A page of members over all nodes, with what is told of them while it is gathered.
+//! A page of members over all nodes, with the notices that come while it is gathered.
 
 use crate::{
     node::{NoticeBuffer, PageStart},
@@ -8,8 +8,8 @@ use crate::{
     },
 };
 
-/// A page, where it began, and the notices since then. Told behind the page they make it whole: each change is either on
-/// the page, or told after it, or both.
+/// A page, where it began, and the notices since then. Sent after the page, they complete it: each change is on the
+/// page, or in a notice after it, or both.
 #[derive(Debug)]
 pub(super) struct PageWithNotices {
     pub(super) page: MembersPage,
@@ -18,8 +18,8 @@ pub(super) struct PageWithNotices {
 }
 
 impl PageWithNotices {
-    /// The page, and the notices to tell behind it: one of nobody, with a cursor that says to begin there again, where
-    /// they were too many. To be called under the lock of the connection's shard.
+    /// The page, and the notices to send after it. If these were too many, a page of nobody, with a cursor that says
+    /// to begin there again. To be called under the lock of the connection's shard.
     pub(super) fn take(self) -> (MembersPage, Vec<Frame>) {
         let Self { page, from, buffer } = self;
         match buffer

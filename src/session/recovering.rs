@@ -1,5 +1,5 @@
-//! Clients that come back by themselves and know no ids of connections, as those of Socket.IO: they name what they were told
-//! the first time, however often they come back, and the last stored event that they got.
+//! Clients that come back by themselves and know no ids of connections, as those of Socket.IO: they name what they
+//! were given the first time, however often they come back, and the last stored event that they got.
 
 use std::{cell::OnceCell, rc::Rc};
 
@@ -19,11 +19,11 @@ use crate::{
 pub(super) struct Recovering {
     /// What it named.
     offered: Option<SmolStr>,
-    /// The connection for which that stands. Its device is random if the client chose none, and nobody else knows it.
+    /// The connection that it names. Its device is random if the client chose none, and nobody else knows it.
     named: OnceCell<Named>,
-    /// The name stands for the client's connection as long as this is there.
+    /// The name means the client's connection as long as this is there.
     standing: OnceCell<Standing>,
-    /// The channel of the last stored event that it got, and where it stands there.
+    /// The channel of the last stored event that it got, and its position there.
     last: Option<(String, Since)>,
 }
 
@@ -31,6 +31,7 @@ impl Client {
     /// Notes how the client goes on for an earlier connection, and asks for that if it names one. Which one it is,
     /// [`Client::find_named`] finds.
     pub(super) fn recovers(&mut self, recovery: Recovery, options: &mut ConnectOptions) {
+        // The client chooses it, and it takes memory as long as the connection lasts.
         let is_short = |name: &SmolStr| name.len() <= RECOVERY_NAME_BYTES;
         let offered = recovery.offered.filter(is_short);
         if let Some(offered) = &offered {
@@ -42,6 +43,7 @@ impl Client {
             channel_name(channel).ok()?;
             let since = Since {
                 epoch: None,
+                // It names no epoch, so the present one is taken for it.
                 offset: offset.parse().ok()?,
             };
             Some((channel.to_owned(), since))
@@ -65,8 +67,8 @@ impl Client {
         Some(recovering.named.get_or_init(|| named).id.to_string())
     }
 
-    /// What a client that cannot name its connection is told to name when it comes back; `is_recovered` if it has missed
-    /// nothing that it could have got.
+    /// The name that a client which cannot name its connection is given for when it comes back; `is_recovered` if it
+    /// has missed nothing that it could have got.
     pub(super) fn recovery_name(&self, own: &Connection, is_recovered: bool) -> Option<String> {
         let recovering = self.recovery.as_ref()?;
         let device = own.device()?;
@@ -74,15 +76,15 @@ impl Client {
         let Some((name, named)) = offered.filter(|_| is_recovered) else {
             return Some(first_name(own.id(), device));
         };
-        // The client keeps the name, which stands for this connection from now on.
+        // The client keeps the name, which means this connection from now on.
         let now = named.next(own.id(), device);
         let stands = || self.node.stands_for(self.app, name, now);
         recovering.standing.get_or_init(stands);
         Some(name.to_owned())
     }
 
-    /// Whether a client misses nothing that comes back, as `own`, for a connection that had one of these. Of the channels that have
-    /// a history, it can only say for one where it stands.
+    /// Whether a client misses nothing that comes back, as `own`, for a connection that had one of these. Of the
+    /// channels that have a history, it can name its position in only one.
     pub(super) async fn misses_nothing(
         &self,
         own: &Connection,
@@ -106,7 +108,7 @@ impl Client {
             .recovery
             .as_ref()
             .and_then(|recovering| recovering.last.as_ref());
-        // What other channels have in their histories is not for this client to find out.
+        // A client must not find out what is in the histories of channels that it may not join.
         let last = last.filter(|(last, _)| {
             let mut back = channels.iter().filter(|(name, _)| name == last);
             back.any(|(name, was_allowed)| may_come_back(own, name, *was_allowed))
@@ -115,6 +117,7 @@ impl Client {
         let named = last.map(|(channel, _)| &**channel);
         let has_history = |name: &str| self.app().rule(name).retention.is_some();
         let mut others = channels.iter().filter(|(name, _)| Some(*name) != named);
+        // Of these nobody knows what the client has seen.
         if others.any(|(name, _)| has_history(name)) {
             return false;
         }
@@ -135,10 +138,13 @@ impl Client {
         // The events themselves are fetched when the client joins.
         match self.node.history.page(&key, since.offset, 1).await {
             Ok(Some(page)) => match page.entries.first() {
+                // If the first event after `since` is not the next one, some were removed in
+                // between.
                 Some(next) => next.offset - 1 == since.offset,
                 None => page.position.offset == since.offset,
             },
             Ok(None) => since.offset == 0,
+            // The store does not say, so the client learns that it may have missed something.
             Err(_) => false,
         }
     }

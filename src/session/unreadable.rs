@@ -5,8 +5,8 @@ use crate::{
     rates::Moment,
 };
 
-/// Counts messages in a row that cannot be read. One is forgotten now and then, so that a library that sends the text `ping` as
-/// its heartbeat is told that this is no message, and stays.
+/// Counts messages in a row that cannot be read. One is forgotten now and then: so a library whose heartbeat is the
+/// text `ping` learns that this is not a message, and stays.
 #[derive(Debug, Default)]
 pub(super) struct Unreadable {
     row: u8,

@@ -1,5 +1,5 @@
 //! The documents keep to plain English, as CONTRIBUTING.md describes it: no banned word, no sentence without a subject, no
-//! semicolon between statements, and lines that fit on a screen.
+//! semicolon between statements, and lines that fit on a screen. What the program says has no banned word either.
 
 use std::{
     fs,
@@ -50,6 +50,16 @@ const ALLOWED: [&str; 15] = [
     "stands still",
     "told, kept",
     "was no longer",
+];
+
+/// Good English in messages, and what other programs call it.
+const ALLOWED_IN_MESSAGES: [&str; 6] = [
+    "has left behind",
+    "is no longer",
+    "stands for",
+    "there are none",
+    "there is no ",
+    "there is none",
 ];
 
 fn root() -> PathBuf {
@@ -138,10 +148,103 @@ fn is_table(line: &str) -> bool {
     line.trim_start().starts_with('|')
 }
 
+/// The text of `code` with its comments and its tests taken out, and what its strings say: the number of the line on which
+/// each begins, and its text on one line.
+fn messages(code: &str) -> Vec<(usize, String)> {
+    // A comment and a character may hold a quote, so they are read as well.
+    let token = Regex::new(
+        r##"(?s)//[^\n]*|'(?:[^'\\\n]|\\.[^'\n]*)'|r#"(.*?)"#|r"([^"]*)"|"((?:[^"\\]|\\.)*)""##,
+    );
+    let token = token.unwrap();
+    let broken = Regex::new(r"\\\n\s*").unwrap();
+
+    let end = code.find("#[cfg(test)]\nmod tests").unwrap_or(code.len());
+    let code = &code[..end];
+    let mut found = Vec::new();
+    for captures in token.captures_iter(code) {
+        let Some(text) = captures.iter().skip(1).flatten().next() else {
+            continue;
+        };
+        let number = code[..text.start()].lines().count();
+        found.push((number, broken.replace_all(text.as_str(), "").into_owned()));
+    }
+    found
+}
+
+/// The sources of the program, without those that are only tests.
+fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        if path.is_dir() && name != "tests" {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") && name != "tests.rs"
+        {
+            found.push(path);
+        }
+    }
+}
+
+fn banned() -> Vec<(Regex, &'static str)> {
+    BANNED
+        .iter()
+        .map(|(word, instead)| (Regex::new(&format!("(?i){word}")).unwrap(), *instead))
+        .collect()
+}
+
+#[test]
+fn messages_have_no_banned_word() {
+    let banned = banned();
+    let mut files = Vec::new();
+    for folder in ["src", "crates/filter/src"] {
+        sources(&root().join(folder), &mut files);
+    }
+    assert!(files.len() > 200, "{}", files.len());
+
+    let mut problems = Vec::new();
+    for file in files {
+        let name = file.strip_prefix(root()).unwrap().display();
+        for (number, message) in messages(&fs::read_to_string(&file).unwrap()) {
+            // A name of one word, such as that of a field, is not a message.
+            let mut plain = message.to_lowercase();
+            for allowed in ALLOWED_IN_MESSAGES {
+                plain = plain.replace(allowed, "");
+            }
+
+            for (word, instead) in &banned {
+                if plain.contains(' ')
+                    && let Some(found) = word.find(&plain)
+                {
+                    let found = found.as_str();
+                    problems.push(format!("{name}:{number}: {found:?}; write: {instead}"));
+                }
+            }
+        }
+    }
+    assert!(problems.is_empty(), "\n{}", problems.join("\n"));
+}
+
+#[test]
+fn messages_are_found_among_comments_characters_and_tests() {
+    let code = r##"
+        // "a comment"
+        let quote = '"';
+        let escaped = ('\\', '\'', 'a');
+        fn f<'a>(raw: &'a str) { say("one \"word\"", r#"and "another" one"#); }
+        say("a long \
+             one");
+    "##;
+    let code = code.to_owned() + "#[cfg(test)]\nmod tests { \"of a test\" }";
+    let texts: Vec<_> = messages(&code).into_iter().map(|(_, text)| text).collect();
+    assert_eq!(
+        texts,
+        [r#"one \"word\""#, r#"and "another" one"#, "a long one"]
+    );
+}
+
 #[test]
 fn no_banned_word_is_used() {
-    let banned =
-        BANNED.map(|(word, instead)| (Regex::new(&format!("(?i){word}")).unwrap(), instead));
+    let banned = banned();
     let mut problems = Vec::new();
     for (name, lines) in prose() {
         for Line { number, plain, .. } in lines {

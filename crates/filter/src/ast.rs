@@ -228,7 +228,7 @@ fn write_literal(f: &mut fmt::Formatter<'_>, value: &Value) -> fmt::Result {
             }
             f.write_str("\"")
         }
-        // Lists and maps are no literals of the tree: they hold expressions.
+        // Lists and maps are not literals of the tree: they hold expressions.
         Value::Null | Value::List(_) | Value::Map(_) => f.write_str("null"),
     }
 }

@@ -19,8 +19,9 @@ use super::{
 };
 use crate::limits;
 
-/// Compiled filters of one app, and patterns that came as params: bounded in bytes. A hit costs one hash of the text and no
-/// lock that a writer holds for long. What is refused is not kept, nor what would push out most of the others.
+/// Compiled filters of one app, and patterns that came as params: bounded in bytes. A hit costs one hash of the text
+/// and no lock that a writer holds for long. A filter that is refused is not cached, nor one that would push out
+/// most of the others.
 #[derive(Debug)]
 pub struct FilterCache {
     filters: ByText<Filter>,
@@ -128,6 +129,8 @@ impl FilterCache {
     /// Those of [`Filter::bind`].
     pub fn bind(&self, filter: &Arc<Filter>, params: Option<Value>) -> Result<Bound, FilterError> {
         filter.bind_with(params, |allowance, text, span| {
+            // A pattern from the cache counts as well: whether a filter is refused must not depend
+            // on what others have sent.
             if let Some(pattern) = self.patterns.get(text) {
                 allowance.take(&pattern, span)?;
                 return Ok(pattern);

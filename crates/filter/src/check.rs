@@ -334,6 +334,7 @@ impl Checker<'_> {
             ExprKind::Has { from, key } => self.has(from, key, expr.span)?,
             ExprKind::Index { from, index } => match &index.kind {
                 ExprKind::Literal(Value::String(key)) => self.select(from, key, expr.span)?,
+                // Params are resolved to places here, so their names must be in the text.
                 _ if self.is_params(from) => return Err(bad_params(expr.span)),
                 _ => NodeKind::Index(self.boxed(from)?, self.boxed(index)?),
             },
@@ -357,6 +358,7 @@ impl Checker<'_> {
                     .map(|condition| self.boxed(condition))
                     .transpose();
                 let body = self.boxed(body);
+                // Also after an error: its hint is looked for in the scopes that are left.
                 self.scopes.pop();
                 NodeKind::Macro {
                     kind: *kind,
@@ -399,6 +401,7 @@ impl Checker<'_> {
     }
 
     fn name(&self, name: &str, span: Span) -> Result<NodeKind, FilterError> {
+        // From the innermost, which hides the others.
         if let Some(depth) = self.scopes.iter().rev().position(|scope| scope == name) {
             return Ok(NodeKind::Local(depth));
         }
@@ -441,7 +444,7 @@ impl Checker<'_> {
         suggestion(name, known)
     }
 
-    /// Both sides of an operator. A name that is none, and is compared with a member, was to be a text.
+    /// Both sides of an operator. A name that is not declared, and is compared with a member, was meant to be a text.
     fn operands(
         &mut self,
         operator: Binary,
@@ -589,6 +592,7 @@ impl Checker<'_> {
             return Ok(NodeKind::Call(function, operands));
         }
 
+        // Only `matches` is left. Its pattern is compiled here, and not for each connection.
         let [text, pattern] = all[..] else {
             return Err(unknown_function(name, receiver, arguments, at));
         };
@@ -601,6 +605,7 @@ impl Checker<'_> {
                 Ok(NodeKind::Matches(text, PatternUse::Literal(compiled)))
             }
             NodeKind::Param(slot) => {
+                // A bad pattern is reported where it is used as one.
                 self.params[slot].pattern = true;
                 self.params[slot].span = pattern.span;
                 Ok(NodeKind::Matches(text, PatternUse::Param(slot)))
@@ -698,6 +703,7 @@ fn unknown_function(
             .chain(plain),
     );
 
+    // A word of another language says more than a name that only looks alike.
     let near = match other_function(name, receiver, arguments) {
         Some(hint) => format!("; {hint}"),
         None => near,
@@ -804,7 +810,7 @@ impl Node {
         heavy || self.children().into_iter().any(Self::is_heavy)
     }
 
-    /// The steps that evaluating this takes, but for what texts, lists and macros in it are charged by themselves.
+    /// The steps that evaluating this takes, except for what texts, lists and macros in it are charged by themselves.
     pub(super) fn steps(&self) -> u32 {
         let own = match &self.kind {
             // A long name is compared with others of its map.

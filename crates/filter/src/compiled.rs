@@ -105,6 +105,8 @@ impl Filter {
         let mut compiler = Compiler::default();
         let nodes = conjuncts(&root);
 
+        // One for each conjunct, in the same order: a plan names the conjunct that it answers by
+        // its place.
         let candidates = nodes
             .iter()
             .map(|node| Candidate::of(node, schema))
@@ -141,6 +143,7 @@ impl Filter {
         let mut compiler = Compiler::default();
         let program = Program::Expression(compiler.term(&root));
         let constants = compiler.constants;
+        // One conjunct that no index answers, so that the plan is to scan and to evaluate.
         let candidates = vec![None];
 
         Ok(Self {
@@ -160,8 +163,8 @@ impl Filter {
     /// name are ignored. Compiles patterns that are params, and plans.
     ///
     /// # Errors
-    /// `unbound_param` for a param that the filter names and the request lacks, `bad_params` if `params` is no
-    /// object, `bad_regex` for a param that is a bad pattern.
+    /// `unbound_param` for a param that the filter names and the request lacks, `bad_params` if `params` is not
+    /// an object, `bad_regex` for a param that is a bad pattern.
     #[inline]
     pub fn bind(self: &Arc<Self>, params: Option<Value>) -> Result<Bound, FilterError> {
         self.bind_with(params, Allowance::compile)
@@ -183,6 +186,7 @@ impl Filter {
             ));
         }
 
+        // Each request has the whole rest for itself, since the filter is shared.
         let mut allowance = self.allowance;
         let mut compile = |text: &str, span| compile(&mut allowance, text, span);
         let bound = self
@@ -274,6 +278,7 @@ fn bind_param(
         _ => None,
     };
 
+    // Hashed once for the request, instead of walked for each connection.
     let searched = value.as_list().filter(|_| used.searched);
     Ok(Param {
         value: value.clone(),
@@ -333,6 +338,7 @@ impl Bound {
             },
         };
 
+        // Even if `||` has absorbed the error: nothing after it was evaluated.
         let verdict = if base.spent() {
             Verdict::Error
         } else {
@@ -386,6 +392,7 @@ impl Bound {
             span,
         };
 
+        // A budget that ran out explains every error that came after.
         let spent = || base.last_error().filter(|_| base.spent());
         match value {
             Ok(value) => match spent() {
@@ -449,7 +456,7 @@ impl Bound {
     }
 
     /// The value of every sub-expression outside macros for one connection, from left to right, the larger before
-    /// the parts it has; literals are left out. Compiles each anew, so it is for people, not for traffic.
+    /// the parts it has; literals are left out. Compiles each again, so it is for people, not for traffic.
     ///
     /// Each step of the iterator takes a few evaluations, so a caller on an event loop yields between two.
     #[inline]
@@ -530,6 +537,7 @@ fn all(tests: &[Test], base: &Base<'_>, skip: Option<usize>) -> Tri {
         if Some(at) == skip {
             continue;
         }
+        // An error counts only if no conjunct is false, as in CEL.
         match test(base.frame()) {
             Tri::True => {}
             Tri::False => return Tri::False,

@@ -13,8 +13,8 @@ use super::{
 };
 use crate::limits;
 
-/// What stands outside macros and compares no more than a few bytes is bounded by the filter's size, and costs none: so much
-/// for each of its nodes.
+/// An expression outside macros that compares no more than a few bytes is bounded by the filter's size, and costs none:
+/// so much for each of its nodes.
 const FREE: usize = 256 * 300;
 
 /// The longest body of a call by default.

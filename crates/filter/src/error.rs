@@ -38,7 +38,7 @@ impl Span {
 /// The kinds of refusal; [`FilterErrorKind::code`] names each for programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FilterErrorKind {
-    /// The text is no expression.
+    /// The text is not an expression.
     Syntax,
     /// CEL knows it, filters do not: uint and bytes literals, timestamps, durations, messages.
     Unsupported,
@@ -50,7 +50,7 @@ pub enum FilterErrorKind {
     UndeclaredName,
     /// A filter names a param that the request does not bind.
     UnboundParam,
-    /// `params` is no object, or is used other than as `params.name`.
+    /// `params` is not an object, or is used other than as `params.name`.
     BadParams,
     /// A regular expression does not compile, is too large, or is neither a literal nor a param.
     BadRegex,
@@ -256,7 +256,7 @@ pub enum EvalErrorKind {
     /// The operation has no meaning for these kinds of value.
     #[error("no such operation for these values")]
     NoOverload,
-    /// A condition, or an operand of `!`, `&&`, `||`, is no bool.
+    /// A condition, or an operand of `!`, `&&`, `||`, is not a bool.
     #[error("not a bool")]
     NotBool,
     /// A member was selected from something that has none.

@@ -1,4 +1,4 @@
-//! What a filter's author is told: the values of its parts, and what it may not mean.
+//! What a filter's author may want to know: the values of its parts, and what it may not mean.
 
 use std::fmt;
 
@@ -15,7 +15,7 @@ use super::{
 /// One sub-expression and its value for one connection.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Explained {
-    /// Where it stands.
+    /// Where it is.
     pub span: Span,
     /// Its text.
     pub text: String,
@@ -42,7 +42,7 @@ impl fmt::Display for Warning {
     }
 }
 
-/// Everything outside macros that is no literal, each node before the nodes under it.
+/// Everything outside macros that is not a literal, each node before the nodes under it.
 pub(super) fn sub_expressions(root: &Node) -> Vec<&Node> {
     let mut found = Vec::new();
     let mut open = vec![root];

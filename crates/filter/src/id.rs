@@ -22,7 +22,7 @@ impl fmt::Display for NodeId {
     }
 }
 
-/// The text is no node id.
+/// The text is not a node id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a node id")]
 pub struct BadNodeId;
@@ -51,7 +51,7 @@ pub struct ConnectionId {
     pub shard: u8,
     /// The slot in that shard; below 2^24.
     pub slot: u32,
-    /// Random; tells tenants of one slot apart.
+    /// Random; distinguishes tenants of one slot.
     pub nonce: u64,
 }
 
@@ -81,7 +81,7 @@ impl fmt::Debug for ConnectionId {
     }
 }
 
-/// The text is no connection id.
+/// The text is not a connection id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a connection id")]
 pub struct BadConnectionId;

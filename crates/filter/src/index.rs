@@ -57,7 +57,7 @@ impl IndexKey {
     }
 }
 
-/// What of a value a key stands for. The three never meet: `auth.roles == "x"` finds no list that holds "x".
+/// Which part of a value a key names. The three never meet: `auth.roles == "x"` finds no list that holds "x".
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum KeyKind {
     /// The value itself.
@@ -154,6 +154,7 @@ struct Path {
 impl Path {
     /// The value at the path; `None` where it selects from something that has no members.
     fn follow<'a>(&self, root: &'a Value) -> Option<&'a Value> {
+        // As a filter selects: every member of null is null, and a scalar or a list has no members.
         self.steps.iter().try_fold(root, |value, step| match value {
             Value::Map(map) => Some(step.get(map)),
             Value::Null => Some(&NULL),
@@ -166,7 +167,7 @@ impl Schema {
     /// Reads declared paths such as `auth.email` or `profile["time zone"]`.
     ///
     /// # Errors
-    /// `bad_index_path` for what is no path from `auth` or `profile` or stands there twice, and the errors of
+    /// `bad_index_path` for what is not a path from `auth` or `profile`, or is there twice, and the errors of
     /// parsing. The message names the path.
     pub fn new<P: AsRef<str>>(paths: &[P]) -> Result<Self, FilterError> {
         let mut declared = Declared::default();
@@ -292,6 +293,7 @@ pub(super) fn path_of(node: &Node) -> Option<(Root, Vec<SmolStr>)> {
 }
 
 fn declare(text: &str) -> Result<Path, FilterError> {
+    // Read as a filter is, so that a path means the same in both.
     let checked = parse(text)
         .and_then(|expr| check(&expr, &[]))
         .map_err(|e| bad_path(text, &e.message))?;
@@ -300,7 +302,7 @@ fn declare(text: &str) -> Result<Path, FilterError> {
     let Some((root, keys)) = path else {
         return Err(bad_path(
             text,
-            "is no path such as auth.email or profile.status",
+            "is not a path such as auth.email or profile.status",
         ));
     };
 

@@ -13,10 +13,10 @@ use crate::limits::{DATA_DEPTH, LAYOUTS_PER_VALUE};
 /// Why JSON text gave no value.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum JsonError {
-    /// Arrays and objects stand deeper in one another than `limits::DATA_DEPTH`.
+    /// Arrays and objects are nested deeper than `limits::DATA_DEPTH`.
     #[error("nested deeper than {DATA_DEPTH} levels")]
     TooDeep,
-    /// The text is no JSON, no UTF-8, or holds a number beyond the range of a double.
+    /// The text is not JSON or not UTF-8, or holds a number beyond the range of a double.
     #[error("not JSON: {reason} at byte {offset}")]
     Syntax {
         /// Where the parser stopped.
@@ -36,7 +36,7 @@ impl Value {
     /// With `layouts`, objects share their keys with others of the same keys: for what is kept per connection.
     ///
     /// # Errors
-    /// [`JsonError`], when the text is no JSON or nests deeper than [`DATA_DEPTH`].
+    /// [`JsonError`], when the text is not JSON or nests deeper than [`DATA_DEPTH`].
     #[inline]
     pub fn from_json<'l>(
         json: &mut [u8],
@@ -119,7 +119,7 @@ impl Builder<'_> {
         Ok(())
     }
 
-    /// Text of up to 23 bytes lies in the value itself.
+    /// Text of up to 23 bytes is in the value itself.
     fn take_text(&mut self, text: &str) -> Result<(), JsonError> {
         match text.len() {
             0..=23 => Ok(()),
@@ -140,6 +140,7 @@ impl Builder<'_> {
         };
 
         let within = || depth.checked_sub(1).ok_or(JsonError::TooDeep);
+        // Charged before it is made, so that a hostile value ends at the bound.
         self.take(size_of::<Value>())?;
 
         Ok(match node {
@@ -167,6 +168,7 @@ impl Builder<'_> {
             Node::Object { len, .. } => {
                 let depth = within()?;
                 self.take(MAP_BYTES)?;
+                // The parser has counted them, so the text is at least as long.
                 let mut members = Vec::with_capacity(*len);
 
                 for _ in 0..*len {

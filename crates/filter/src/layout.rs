@@ -33,7 +33,7 @@ pub enum MapKey {
 }
 
 impl MapKey {
-    /// The key that a value names, or `None` for one that can be no key of any map.
+    /// The key that a value names, or `None` for one that cannot be a key of any map.
     pub(super) fn from_value(value: &Value) -> Option<Self> {
         match value {
             Value::Bool(key) => Some(Self::Bool(*key)),
@@ -97,6 +97,7 @@ impl Layout {
                     tally::add(2 + have.len().min(key.len()));
                     (**have).cmp(key)
                 }
+                // Strings come last in the order.
                 MapKey::Bool(_) | MapKey::Int(_) => std::cmp::Ordering::Less,
             })
             .ok()
@@ -123,7 +124,7 @@ impl Drop for Layout {
 #[derive(Clone)]
 pub struct Map(Arc<[Cell]>);
 
-/// A part of a map's allocation: its layout, and behind it its values.
+/// A part of a map's allocation: its layout, and after it its values.
 enum Cell {
     Layout(Arc<Layout>),
     Value(Value),
@@ -232,12 +233,14 @@ impl Map {
 
 /// Sorts the members of a map by key; of a repeated key the last value stays.
 pub(super) fn sorted(mut members: Vec<(MapKey, Value)>) -> (Vec<MapKey>, Vec<Value>) {
+    // The sort is stable, so that of repeated keys the last stays the last.
     members.sort_by(|(a, _), (b, _)| {
         tally::add(2 + a.len().min(b.len()));
         a.cmp(b)
     });
     members.dedup_by(|later, kept| {
         let repeats = later.0 == kept.0;
+        // The later one is dropped, and its value is to stay.
         if repeats {
             std::mem::swap(later, kept);
         }
@@ -333,6 +336,7 @@ impl Table {
             .is_some_and(|layout| layout.strong_count() == 0)
         {
             layouts.remove(keys);
+            // A crowd of layouts that has gone must not hold the room for it.
             if layouts.capacity() > 64 && layouts.len() < layouts.capacity() / 8 {
                 layouts.shrink_to_fit();
             }

@@ -121,6 +121,7 @@ impl<'s> Lexer<'s> {
             }
             Some('"' | '\'') => self.string(Escapes::Read)?,
             Some('a'..='z' | 'A'..='Z' | '_') => self.name_or_prefixed_string()?,
+            // Before the symbols: `===` begins with one of them.
             Some(_) if let Some((wrong, right)) = self.foreign_operator() => {
                 self.at += wrong.len();
                 return self.error(from, format!("unexpected \"{wrong}\"; {right}"));
@@ -143,7 +144,7 @@ impl<'s> Lexer<'s> {
                         '&' => "; and is \"&&\"",
                         '|' => "; or is \"||\"",
                         '$' | '@' | '#' => "; a param is written params.name",
-                        '`' | '“' | '”' | '‘' | '’' => "; strings stand in \" or '",
+                        '`' | '“' | '”' | '‘' | '’' => "; strings are in \" or '",
                         _ => "",
                     };
                     return self.error(from, format!("unexpected {c:?}{hint}"));
@@ -157,7 +158,7 @@ impl<'s> Lexer<'s> {
         })
     }
 
-    /// The operator of another language that stands next, and what is written here.
+    /// The operator of another language that comes next, and what is written here.
     fn foreign_operator(&self) -> Option<(&'static str, &'static str)> {
         let found = OTHER_OPERATORS
             .iter()
@@ -177,6 +178,7 @@ impl<'s> Lexer<'s> {
                 return self.string(Escapes::Kept);
             }
             if is(&["b", "rb", "br"]) {
+                // Read to its end, so that the error marks all of it.
                 let is_raw = !is(&["b"]);
                 let escapes = if is_raw { Escapes::Kept } else { Escapes::Read };
                 self.string(escapes)?;
@@ -199,6 +201,7 @@ impl<'s> Lexer<'s> {
         let mut double = false;
         let rest = self.rest();
 
+        // A dot without a digit after it selects a member of the int.
         if rest.starts_with('.') && rest[1..].starts_with(|c: char| c.is_ascii_digit()) {
             double = true;
             self.at += 1;
@@ -245,6 +248,7 @@ impl<'s> Lexer<'s> {
     }
 
     fn number_ends(&mut self, from: usize) -> Result<(), FilterError> {
+        // So that `5min` is not read as a number and a name after it.
         if self
             .take_while(|c| c.is_ascii_alphanumeric() || c == '_')
             .is_empty()
@@ -320,6 +324,7 @@ impl<'s> Lexer<'s> {
             'x' | 'X' => 2,
             'u' => 4,
             'U' => 8,
+            // The first digit belongs to the number.
             '0'..='3' => {
                 self.at = from + 1;
                 3
@@ -345,7 +350,7 @@ impl<'s> Lexer<'s> {
             .ok()
             .and_then(char::from_u32);
         code.map_or_else(
-            || self.error(from, "this escape is no Unicode character"),
+            || self.error(from, "this escape is not a Unicode character"),
             Ok,
         )
     }

@@ -41,7 +41,7 @@ pub const FILTER_WORK_BYTES: u32 = 256 * 1024;
 /// 15 ns and a byte about one, so that a unit of work is about a nanosecond.
 pub const FILTER_STEP_WORK: u32 = 16;
 
-/// Longest text that `int()` and `double()` convert, in bytes. No number is longer, but for zeros that mean nothing.
+/// Longest text that `int()` and `double()` convert, in bytes. No number is longer, except for zeros that mean nothing.
 pub const NUMBER_BYTES: usize = 64;
 
 /// Regular expressions of one filter.

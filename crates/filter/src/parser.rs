@@ -35,6 +35,7 @@ const RESERVED: [&str; 17] = [
 
 /// Reads one expression.
 pub(super) fn parse(source: &str) -> Result<Expr, FilterError> {
+    // Before the lexer, whose work grows with the text.
     if source.len() > limits::FILTER_BYTES {
         let span = Span::new(
             source.floor_char_boundary(limits::FILTER_BYTES),
@@ -144,7 +145,7 @@ impl Parser {
         )
     }
 
-    /// What is written in place of the word `name`, which stands where an operator should.
+    /// What is written in place of the word `name`, which is where an operator should be.
     fn word_of_another_language(&self, name: &str) -> &'static str {
         let is_before_in =
             matches!(self.peek_second(), TokenKind::Name(next) if next.eq_ignore_ascii_case("in"));
@@ -164,7 +165,7 @@ impl Parser {
         }
     }
 
-    /// Counts a node and bounds the tree. `below` is the height of what stands under it.
+    /// Counts a node and bounds the tree. `below` is the height of what is under it.
     fn node(&mut self, kind: ExprKind, span: Span, below: usize) -> Parsed {
         self.nodes += 1;
         if self.nodes > limits::FILTER_NODES {
@@ -183,6 +184,7 @@ impl Parser {
     }
 
     fn expression(&mut self) -> Parsed {
+        // `node` bounds the height when the recursion is over. This bounds the recursion itself.
         if self.depth >= limits::FILTER_DEPTH {
             return Err(FilterError::too_deep(self.span()));
         }
@@ -198,6 +200,7 @@ impl Parser {
             return Ok(condition);
         }
 
+        // As in CEL, a conditional in this place needs brackets.
         let yes = self.chain("||", ExprKind::Or, Self::conjunction)?;
         self.expect(":")?;
         let no = self.expression()?;
@@ -311,6 +314,7 @@ impl Parser {
         loop {
             let span = self.span();
             let number = matches!(self.peek_second(), TokenKind::Int(_) | TokenKind::Double(_));
+            // The sign belongs to the literal: the magnitude of the least int does not fit an int.
             if self.sees("-") && number {
                 break;
             }
@@ -326,6 +330,7 @@ impl Parser {
 
         let mut expr = self.member()?;
         let end = self.previous_span();
+        // The operator next to the operand is the innermost.
         for (span, not) in operators.into_iter().rev() {
             let below = expr.height;
             let kind = if not {
@@ -435,6 +440,7 @@ impl Parser {
         }
 
         let below = tallest(&arguments).max(range.height);
+        // From the last to the first: the body, the condition if there is one, the name.
         let (body, condition) = (
             arguments.pop(),
             (arguments.len() == 2).then(|| arguments.pop()).flatten(),
@@ -518,6 +524,7 @@ impl Parser {
             let message = format!("\"{name}\" is a reserved word");
             return Err(FilterError::new(FilterErrorKind::Syntax, span, message));
         }
+        // It is a name like any other, unless a value comes after it.
         if name.eq_ignore_ascii_case("not") && self.precedes_a_value() {
             let message = format!("unexpected \"{name}\"; not is \"!\"");
             return Err(FilterError::new(FilterErrorKind::Syntax, span, message));
@@ -561,7 +568,7 @@ impl Parser {
         )
     }
 
-    /// Whether a value stands after the next token, where only an operator could.
+    /// Whether a value comes after the next token, where only an operator could.
     fn precedes_a_value(&self) -> bool {
         match self.peek_second() {
             TokenKind::Name(name) => name != "in",
@@ -571,7 +578,7 @@ impl Parser {
         }
     }
 
-    /// The literal that stands next, if one does; its minus sign is part of it.
+    /// The literal that comes next, if one does; its minus sign is part of it.
     fn literal(&mut self) -> Result<Option<Value>, FilterError> {
         let from = self.span();
         let negative = self.sees("-")
@@ -610,7 +617,7 @@ impl Parser {
         Ok(Some(value))
     }
 
-    /// Expressions with commas between, up to `close`; a comma may stand before it.
+    /// Expressions with commas between, up to `close`; a comma may precede it.
     fn items(&mut self, close: &str) -> Result<Vec<Expr>, FilterError> {
         let mut items = Vec::new();
         while !self.accept(close) {
@@ -626,6 +633,7 @@ impl Parser {
                     });
                 }
                 _ => {
+                    // More follows the literal, such as in `1 + 2`: read again as an expression.
                     self.at = start;
                     items.push(self.expression()?);
                 }

@@ -159,6 +159,7 @@ impl Pattern {
     pub(super) fn is_in(&self, text: &str) -> bool {
         tally::add(40 + text.len() * self.byte_work);
         KEPT.with_borrow_mut(|kept| {
+            // The newest first, so that the one that goes was unused for longest.
             if let Some(at) = kept.iter().position(|(id, _)| *id == self.id) {
                 kept[..=at].rotate_right(1);
             } else {
@@ -209,8 +210,8 @@ struct Classes {
     folds: bool,
     /// Whether case was ignored outside of the groups around this place.
     outer: Vec<bool>,
-    /// How often what stands at this place is gone through: once for each bracket around it, and twice for each operation of
-    /// sets.
+    /// How often what is at this place is gone through: once for each bracket around it, and twice for each operation
+    /// of sets.
     times: u64,
 }
 

@@ -153,7 +153,7 @@ impl Candidate {
         };
 
         let index = indexed(path, schema)?;
-        // `user` and `connection.id` are no lists, and `channels` is nothing else.
+        // `user` and `connection.id` are not lists, and `channels` is always one.
         let fits = match index {
             IndexRef::ConnectionId | IndexRef::User => !matches!(form, Form::Contains),
             IndexRef::Channels => matches!(form, Form::Contains),
@@ -180,6 +180,7 @@ impl Candidate {
         let keys = match (form, fixed.value(params)?) {
             (Form::In, Value::List(items)) => items.len(),
             (Form::In, Value::Map(map)) => map.len(),
+            // An error for each connection, which only evaluating counts.
             (Form::In, _) => return None,
             (Form::Equals | Form::Contains, _) => 1,
         };
@@ -196,6 +197,7 @@ impl Candidate {
         let mut keys = match form {
             Form::Equals => vec![LookupKey::value(scalar(fixed)?)],
             Form::Contains => {
+                // One connection may have a list there, and another a map.
                 let key = scalar(fixed)?;
                 let in_map = LookupKey {
                     kind: KeyKind::MapKey,
@@ -210,6 +212,7 @@ impl Candidate {
             }
             Form::In => match fixed {
                 Value::List(items) => {
+                    // A list or a map among the items could equal a value that is under no key.
                     let keys: Option<Vec<_>> = items
                         .iter()
                         .map(|item| scalar(item).map(LookupKey::value))
@@ -317,6 +320,7 @@ pub(super) fn plan(
         Access::Everyone | Access::Nobody => Arc::from(""),
     };
 
+    // The access answers one conjunct. If it is the only one, nothing is left to evaluate.
     let residual = access != Access::Nobody && candidates.len() > 1;
     Plan {
         access,

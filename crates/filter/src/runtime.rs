@@ -179,6 +179,7 @@ impl<'f> Base<'f> {
 
     #[cold]
     pub(super) fn record(&self, error: EvalError) -> Tri {
+        // After a budget ran out, every error is only a consequence of that.
         if !self.spent.get() {
             self.error.set(Some(error));
         }
@@ -196,8 +197,8 @@ impl<'f> Base<'f> {
         error
     }
 
-    /// Takes from the steps that one evaluation may make. What stands outside macros is bounded by the filter's
-    /// size and costs none.
+    /// Takes from the steps that one evaluation may make. Expressions outside macros are bounded by the filter's
+    /// size and cost none.
     #[inline]
     pub(super) fn step(&self, steps: u32, span: Span) -> Result<(), EvalError> {
         match self.steps.get().checked_sub(steps) {
@@ -327,7 +328,9 @@ impl<'f> Base<'f> {
         span: Span,
     ) -> Result<bool, EvalError> {
         match item {
+            // Hashing a text reads all of it.
             Value::String(text) if text.len() > FREE_TEXT => self.charge(text.len(), span)?,
+            // The set has only scalars.
             Value::List(_) | Value::Map(_) if set.has_others => {
                 return self.contains(list, item, span);
             }
@@ -390,7 +393,7 @@ impl<'f> Frame<'f> {
     }
 }
 
-/// A value that stands somewhere already, or was made.
+/// A value that exists somewhere already, or was made.
 pub(super) enum Operand<'f> {
     Borrowed(&'f Value),
     Owned(Value),

@@ -89,7 +89,7 @@ impl Value {
         matches!(self, Self::Null)
     }
 
-    /// The member `key` of a map; `null` where it lacks one or this is no map.
+    /// The member `key` of a map; `null` where it lacks one or this is not a map.
     #[inline]
     pub fn get(&self, key: &str) -> &Value {
         self.as_map().map_or(&NULL, |map| map.get(key))
@@ -141,6 +141,7 @@ impl PartialEq for Value {
                 double_as_int(*b) == Some(*a)
             }
             (Self::String(a), Self::String(b)) => {
+                // Texts of different lengths differ without a look at their bytes.
                 tally::add(if a.len() == b.len() { a.len() } else { 0 });
                 a == b
             }
@@ -170,6 +171,7 @@ fn order_int_double(int: i64, double: f64) -> Option<Ordering> {
         Some(Ordering::Greater)
     } else {
         let whole = double.trunc();
+        // Where the whole numbers are equal, the fraction decides.
         Some(
             int.cmp(&(whole as i64))
                 .then_with(|| whole.total_cmp(&double)),
@@ -189,6 +191,7 @@ impl Serialize for Value {
             Self::Map(map) => {
                 let mut members = to.serialize_map(Some(map.len()))?;
                 for (key, value) in map.iter() {
+                    // JSON has only texts as keys.
                     match key {
                         MapKey::Bool(key) => members.serialize_entry(&key.to_string(), value)?,
                         MapKey::Int(key) => members.serialize_entry(&key.to_string(), value)?,

@@ -92,7 +92,7 @@ fn what_cannot_verify_is_skipped_with_its_reason_and_the_rest_is_used() {
         skipped[3],
         "key \"good\": is for the algorithm \"ES256\", and only EdDSA is known for its type"
     );
-    assert_eq!(skipped[7], "key 8: is no key for RS256");
+    assert_eq!(skipped[7], "key 8: is not a key for RS256");
     assert!(skipped.iter().all(|text| !text.contains('\u{1b}')));
 }
 

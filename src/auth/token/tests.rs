@@ -682,7 +682,7 @@ fn keys_that_are_none_are_refused() {
     ] {
         let error = new(public(Some("k"), alg, pem)).unwrap_err().to_string();
         assert!(
-            error.starts_with("the public key \"k\" is no PEM of"),
+            error.starts_with("the public key \"k\" is not a PEM of"),
             "{error}"
         );
     }

@@ -235,7 +235,7 @@ async fn an_address_that_does_not_fit_is_told() {
     let alone = Server::start(&[]);
     Node::start(&format!("redis+cluster://127.0.0.1:{}", alone.port))
         .is_down("write its address as one redis://");
-    Node::start(&format!("redis+sentinel://127.0.0.1:{}/m", alone.port)).is_down("no Sentinel");
+    Node::start(&format!("redis+sentinel://127.0.0.1:{}/m", alone.port)).is_down("not a Sentinel");
     Node::start(&format!(
         "redis://127.0.0.1:{}",
         Server::sentinel(alone.port).port

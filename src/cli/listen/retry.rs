@@ -8,7 +8,7 @@ use crate::close;
 const PAUSE: Duration = Duration::from_millis(500);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 
-/// The longest pause where everybody may come back at once.
+/// The longest pause where everybody may come back at the same time.
 const JITTER: Duration = Duration::from_secs(1);
 
 /// A connection that lasted this long was a good one: the pauses start again from the shortest.

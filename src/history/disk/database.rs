@@ -138,6 +138,7 @@ impl Tables {
     pub(super) fn open_left(path: &Path, left: Left) -> Result<Self, DataError> {
         let io = |error| DataError::io(path, error);
         fs::create_dir_all(path).map_err(io)?;
+        // First of all: what follows would destroy the files of a process that has them open.
         let owner = own(path)?;
         remove_unfinished(path).map_err(io)?;
         let Cut { whole, torn } = journal::cut_torn(path, left).map_err(io)?;
@@ -281,7 +282,7 @@ impl Tables {
     }
 
     /// Lets what is in memory be moved to sorted files. All tables at the same time: a journal goes when none needs it any
-    /// more. The database itself looks at each table alone, and asks the thread that is busy with that, so that journals and
+    /// longer. The database itself looks at each table alone, and asks the thread that is busy with that, so that journals and
     /// memory would have no bound.
     fn begin_sorting(&self) -> fjall::Result<()> {
         self.await_sorting()?;
@@ -346,7 +347,8 @@ fn own(path: &Path) -> Result<File, DataError> {
         Err(TryLockError::Error(error)) => return Err(io(error)),
     }
 
-    // What it says is of no use to this process, which may have to open a directory on a full disk.
+    // The note is for other processes. This one may have to open a directory on a full disk, so a
+    // failure to write it is ignored.
     let noted = owner.set_len(0);
     let _ = noted.and_then(|()| write!(owner, "process {}", std::process::id()));
     Ok(owner)

@@ -46,6 +46,7 @@ impl Store {
     ) -> Result<(), Fault> {
         let key = key(kind, app, name);
         let facts = self.tables().facts.clone();
+        // Replacing one is no growth, so the old one is taken out of the sums.
         if let Some(was) = facts.get(&key)? {
             self.add(app, -(weight(&key, &was) as i64), 0);
         }
@@ -73,6 +74,7 @@ impl Store {
             return Ok(());
         };
 
+        // A revocation that was prolonged is noted as due a second time.
         if (&record[..]).try_get_u64().unwrap_or_default() <= self.now_ms() {
             self.add(app, -(weight(&key, &record) as i64), 0);
             self.tables().remove(&facts, &key);
@@ -81,7 +83,7 @@ impl Store {
         Ok(())
     }
 
-    /// Keeps the answer to the first request with the key called `name`.
+    /// Stores the answer to the first request with the key called `name`.
     pub(super) fn keep_answer(
         &mut self,
         app: AppId,
@@ -90,6 +92,7 @@ impl Store {
         window_ms: u64,
     ) -> Result<(), Fault> {
         let mut value = Vec::with_capacity(2 + kept.body.len() + kept.answer.len());
+        // It is a digest, so its length fits 16 bits.
         value.put_u16(kept.body.len() as u16);
         value.put_slice(kept.body.as_bytes());
         value.put_slice(&kept.answer);
@@ -97,7 +100,7 @@ impl Store {
         self.remember(Kind::Answer, (app, name.as_bytes()), until_ms, &value)
     }
 
-    /// The answer that was kept for the key called `name`, if it is not past its time.
+    /// The answer that was stored for the key called `name`, if it is not past its time.
     pub(super) fn answer(&mut self, app: AppId, name: &str) -> Result<Option<KeptAnswer>, Fault> {
         let key = key(Kind::Answer, self.number_of(app), name.as_bytes());
         let Some(record) = self.tables().facts.get(key)? else {
@@ -111,7 +114,7 @@ impl Store {
 
         let length = usize::from(rest.try_get_u16().unwrap_or_default());
         let Some((body, answer)) = rest.split_at_checked(length) else {
-            return Err(Fault::Damage("a kept answer cannot be read".into()));
+            return Err(Fault::Damage("a stored answer cannot be read".into()));
         };
 
         Ok(Some(KeptAnswer {

@@ -2,7 +2,7 @@
 //!
 //! A group is written as `start, item…, end`, and the end has a checksum of the items. Pages reach the disk in any order, so
 //! after a power loss the end of the last group may be there without its middle. The database takes that for damage. It is
-//! none: such a group was not synced, so nobody was promised it, and neither was anything after it. The journal is cut before
+//! not: such a group was not synced, so nobody was promised it, and neither was anything after it. The journal is cut before
 //! the first group that is not whole, as most databases do it.
 
 use std::{
@@ -45,6 +45,7 @@ pub(super) struct Cut {
 /// # Errors
 /// The journal cannot be read or cut.
 pub(super) fn cut_torn(directory: &Path, left: Left) -> io::Result<Cut> {
+    // A later version may have another layout, which this would cut in the wrong place.
     if !is_known(directory) {
         return Ok(Cut::default());
     }
@@ -68,6 +69,8 @@ pub(super) fn cut_torn(directory: &Path, left: Left) -> io::Result<Cut> {
     // A journal has zeros where nothing was written yet.
     let torn = written_after(&file, whole)?;
     match left {
+        // What the system shows may differ from the disk, so even the whole groups are written and
+        // synced again.
         Left::Failed => write_again(&file, whole, &path)?,
         Left::Ended if torn > 0 => {
             file.set_len(whole)?;
@@ -87,6 +90,7 @@ fn write_again(mut journal: &File, length: u64, path: &Path) -> io::Result<()> {
     io::copy(&mut journal.take(length), &mut new)?;
     new.sync_all()?;
     fs::rename(new_path, path)?;
+    // The new name has to survive a power loss too.
     let directory = path.parent().map(File::open).transpose()?;
     directory.map_or(Ok(()), |directory| directory.sync_all())
 }
@@ -176,6 +180,7 @@ impl Groups<'_> {
 
         let key = u64::from(u16::from_le_bytes([k0, k1]));
         let length = key + u64::from(u32::from_le_bytes([v0, v1, v2, v3]));
+        // The head may be torn, and claim any length.
         if length > self.rest {
             return Ok(false);
         }

@@ -47,7 +47,7 @@ pub(super) struct Log {
     /// Names its events on disk.
     pub(super) id: u64,
     pub(super) position: Position,
-    /// The numbering that this one goes on from, up to its last offset that was kept.
+    /// The numbering that this one goes on from, up to its last offset that was stored.
     pub(super) parent: Option<Position>,
     /// The highest offset that was removed unconfirmed.
     pub(super) lost_to: u64,
@@ -84,7 +84,7 @@ impl Log {
         }
     }
 
-    /// Adds the newest event. Older ones are kept no longer than it: what is kept is a run.
+    /// Adds the newest event. Older ones are stored no longer than it: what is stored is a run.
     pub(super) fn push(&mut self, stub: Stub) {
         let until_ms = stub.until_ms;
         let longer = self.stubs.iter_mut().rev();
@@ -106,7 +106,7 @@ impl Log {
         Some(stub)
     }
 
-    /// Removes what is kept up to `offset` and is for `reader`, which has it and is called `who`.
+    /// Removes what is stored up to `offset` and is for `reader`, which has it and is called `who`.
     pub(super) fn confirm(&mut self, offset: u64, reader: &Reader<'_>, who: u64) -> Vec<Stub> {
         let up_to = |offset| self.stubs.partition_point(|stub| stub.offset <= offset);
         let known = self.confirmed.iter().find(|known| known.who == who);
@@ -158,11 +158,11 @@ impl Log {
         }
     }
 
-    /// What is kept now after `offset`.
+    /// The run that is stored now after `offset`.
     pub(super) fn run_after(&self, offset: u64) -> Run {
         Run {
             epoch: self.position.epoch,
-            // Nothing is kept up to what was removed unconfirmed.
+            // Nothing is stored up to what was removed unconfirmed.
             after: offset.max(self.lost_to),
             end: self.position.offset,
         }
@@ -188,6 +188,8 @@ impl Log {
         self.is_changed = true;
         if is_user {
             self.position.offset += leap;
+            // A user's offsets need not be without gaps: a leap over all that may have been given
+            // out is enough.
             return;
         }
         self.parent = keeps_parent.then_some(self.position);

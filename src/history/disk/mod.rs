@@ -1,8 +1,8 @@
 //! The store of one node, in a data directory.
 //!
-//! One thread has the files. Calls wait for it in a bounded queue, and it takes those that wait as one group, which is
-//! written at once: an answer is sent when its group is as safe as [`crate::config::DataSync`] says. So nothing that serves clients waits
-//! for a disk. A disk that is too slow fills the queue, and then calls are refused.
+//! One thread has the files. Calls wait for it in a bounded queue, and it takes those that wait as one group, which
+//! is written together: an answer is sent when its group is as safe as [`crate::config::DataSync`] says. So nothing
+//! that serves clients waits for a disk. A disk that is too slow fills the queue, and then calls are refused.
 
 mod database;
 mod facts;
@@ -52,7 +52,7 @@ use crate::{
     metrics::{AppMetrics, Metrics},
 };
 
-/// An app whose events are kept.
+/// An app whose events are stored.
 #[derive(Clone)]
 pub(crate) struct Kept {
     /// Under which the directory knows it.
@@ -103,6 +103,8 @@ impl Disk {
     /// # Errors
     /// [`DataError`].
     pub(crate) fn open(setup: Setup) -> Result<Self, DataError> {
+        // On the caller's thread, so that a directory that cannot be used stops the server from
+        // starting.
         let mut store = Store::open(&setup)?;
         let apps = (0..setup.apps.len()).map(|at| AppId(at as u16));
         let revoked = apps.map(|app| store.revoked(app));
@@ -171,7 +173,7 @@ impl Disk {
         .await
     }
 
-    /// Keeps for `window` what was answered to the first request with the key that `name` stands for.
+    /// Stores for `window` what was answered to the first request with the key that `name` stands for.
     pub(crate) async fn keep_answer(
         &self,
         app: AppId,
@@ -226,11 +228,14 @@ struct Room {
 
 impl Room {
     fn take(shared: &Arc<Shared>, bytes: usize) -> Result<Self, HistoryError> {
+        // Counted before it is checked, so that two callers cannot both take the last of it.
         let before = shared.queued_bytes.fetch_add(bytes, Relaxed);
         let room = Self {
             bytes,
             shared: shared.clone(),
         };
+        // One event fits an empty queue whatever its size, since nothing would ever make more room
+        // for it.
         if before > 0 && before + bytes > DATA_QUEUE_BYTES {
             return Err(HistoryError::Behind);
         }
@@ -253,6 +258,7 @@ impl History for Disk {
     ) -> HistoryFuture<'a, Appended> {
         Box::pin(async move {
             let names = new.omit.as_deref().map_or(0, super::Omit::bytes);
+            // Bytes are bounded apart from calls, since events may be large.
             let room = Room::take(&self.shared, new.draft.len() + names)?;
             let (key, retention) = (key.clone(), *retention);
             self.ask(|reply| Job::Append {

@@ -57,7 +57,7 @@ pub(super) fn due_key(app: u32, minute: u32, kind: u8, name: &[u8]) -> Vec<u8> {
     key
 }
 
-/// Who is due, by a key of that table.
+/// What is due, by a key of that table.
 pub(super) struct Due<'a> {
     pub(super) app: u32,
     pub(super) minute: u32,
@@ -180,7 +180,7 @@ pub(super) fn encode_event(new: &New, at_ms: u64, until_ms: u64) -> Vec<u8> {
     event
 }
 
-/// Reads what [`encode_event`] wrote, and says until when it is kept; `None` for anything else.
+/// Reads what [`encode_event`] wrote, and says until when it is stored; `None` for anything else.
 pub(super) fn decode_event(offset: u64, is_user: bool, event: &[u8]) -> Option<(Entry, u64)> {
     let mut rest = event;
     if rest.try_get_u8().ok()? != EVENT {
@@ -201,6 +201,7 @@ pub(super) fn decode_event(offset: u64, is_user: bool, event: &[u8]) -> Option<(
     let entry = Entry {
         offset,
         id,
+        // Only in channels do clients see offsets.
         frame: draft.finish((!is_user).then_some(offset)),
         omit,
         at_ms,

@@ -40,7 +40,7 @@ struct Share {
     events: u64,
     /// The sums differ from those on disk.
     is_changed: bool,
-    /// Absent for an app that the configuration does not name any more.
+    /// Absent for an app that the configuration no longer names.
     served: Option<(AppId, Arc<AppMetrics>)>,
     quota: Option<u64>,
 }
@@ -149,6 +149,7 @@ impl Store {
         };
 
         store.find_apps(setup).map_err(damaged)?;
+        // Synced: what is noted of this life must be on disk before anything is written in it.
         store.commit(Survives::PowerLoss).map_err(damaged)?;
         store.show();
 
@@ -183,6 +184,8 @@ impl Store {
             self.shares.push(share);
         }
 
+        // Numbers are never used again, since records of an app that is no longer served have its
+        // number.
         let numbers = self.shares.iter().map(|share| share.number + 1);
         let first = numbers.max().unwrap_or(0);
         for (number, (name, (app, metrics))) in (first..).zip(served) {
@@ -259,6 +262,7 @@ impl Store {
             log.push(stub);
         }
 
+        // Reading it changed nothing that would have to be written.
         log.is_changed = false;
         if let Some(keeps_parent) = self.lives.since(log.generation) {
             log.fork(name.is_user, DATA_LEAP, keeps_parent);
@@ -284,6 +288,8 @@ impl Store {
         let mut log = Log::new(self.next_topic, Epoch::random(), offset);
         log.generation = self.lives.generation();
         log.is_changed = true;
+        // Written with the group: a number that was given out must not be given to another topic
+        // after a restart.
         self.next_topic += 1;
         self.tables.set_number("topics", self.next_topic);
         self.add(name.app, DATA_TOPIC_BYTES as i64, 0);
@@ -471,7 +477,7 @@ impl Store {
         Ok(read)
     }
 
-    /// Where a topic stands and what is kept of it after `after`; absent if it has no numbering.
+    /// The position of a topic and what is stored of it after `after`; absent if it has no numbering.
     pub(super) fn kept(&mut self, key: &Key, after: u64) -> Result<Option<Read<Position>>, Fault> {
         let name = self.name_of(key);
         let Some(mut log) = self.take(&name)? else {
@@ -549,6 +555,7 @@ impl Store {
     /// Removes what is past its time of a topic that is due, and the topic itself if it was quiet for long enough.
     fn look_at_due(&mut self, key: &[u8]) -> Result<(), Fault> {
         let due = self.tables.due.clone();
+        // Taken out first: what is still to come is noted under a later minute.
         self.tables.remove(&due, key);
         let Some(due) = Due::read(key) else {
             return Ok(());
@@ -565,6 +572,8 @@ impl Store {
         if log.stubs.is_empty() && self.is_over(&name, &mut log) {
             self.forget(&name, &log);
         } else {
+            // By then all of its events are past their time. Until then, each use of the topic
+            // removes those that are.
             if let Some(stub) = log.stubs.back() {
                 let until_ms = stub.until_ms;
                 self.note_due(&name, &mut log, until_ms);
@@ -575,8 +584,8 @@ impl Store {
         Ok(())
     }
 
-    /// Whether a topic without events was quiet for as long as its numbering is known. One that somebody is in counts as used
-    /// now: a member who is not told of another numbering would drop its first events as seen.
+    /// Whether a topic without events was quiet for as long as its numbering is known. One that somebody is in counts
+    /// as used now: a member who is not notified of another numbering would drop its first events as seen.
     fn is_over(&self, name: &Name, log: &mut Log) -> bool {
         let now_ms = self.clock.now_ms();
         if self.is_occupied(name) {
@@ -597,6 +606,7 @@ impl Store {
 
     /// Ends the numbering of a topic that has no events.
     fn forget(&mut self, name: &Name, log: &Log) {
+        // As in memory: a confirmation of the old numbering may still be under way.
         if name.is_user && log.position.offset > self.users_begin_after {
             self.users_begin_after = log.position.offset;
             self.tables.set_number("users", self.users_begin_after);
@@ -606,7 +616,7 @@ impl Store {
         self.add(name.app, -(DATA_TOPIC_BYTES as i64), 0);
     }
 
-    /// Removes some of the oldest events of the app that keeps most, if more is kept than may be; true if there may be more to
+    /// Removes some of the oldest events of the app that stores most, if more is stored than may be; true if there may be more to
     /// remove. Begins its group.
     pub(super) fn shed(&mut self) -> Result<bool, Fault> {
         let most = self.shares.iter().max_by_key(|share| share.bytes);
@@ -617,6 +627,8 @@ impl Store {
             return Ok(false);
         }
 
+        // What is due first is about what is oldest, and the table finds it without a look at every
+        // topic.
         let keys = self.due(app, u32::MAX, DATA_DUE_SLICE)?;
         let is_some = !keys.is_empty();
         for key in keys {
@@ -635,7 +647,7 @@ impl Store {
             return Ok(());
         };
 
-        // What was promised to be remembered is, whatever is kept beside it.
+        // Facts stay: they were promised to be remembered, whatever else is stored.
         let Some(name) = due.topic() else {
             return Ok(());
         };
@@ -646,6 +658,8 @@ impl Store {
             return Ok(());
         };
 
+        // Only those of this minute. The topic's next come in their order among those of other
+        // topics.
         let end_ms = u64::from(due.minute) * MINUTE;
         while self.bytes() > self.max_bytes
             && log.stubs.front().is_some_and(|stub| stub.until_ms < end_ms)
@@ -668,7 +682,7 @@ impl Store {
         Ok(())
     }
 
-    /// Whether more is kept than may be.
+    /// Whether more is stored than may be.
     pub(super) fn is_over_bound(&self) -> bool {
         self.bytes() > self.max_bytes
     }
@@ -700,12 +714,15 @@ impl Store {
             }
         }
 
+        // So that the time does not go back over a restart, which would bring expired events back.
         if self.tables.has_writes() {
             self.tables.set_number("time", self.clock.now_ms());
         }
 
         self.tables.commit(survives)?;
         self.changed.clear();
+        // Half of the cache is dropped together, which costs less than knowing each topic's last
+        // use.
         if self.younger.len() > DATA_TOPICS || self.stubs > DATA_STUBS {
             self.older = mem::take(&mut self.younger);
             self.stubs = 0;

@@ -21,13 +21,13 @@ pub(crate) struct Findings {
     pub(crate) events: u64,
     /// Of the events as they are stored.
     pub(crate) bytes: u64,
-    /// Revoked tokens and kept answers.
+    /// Revoked tokens and stored answers.
     pub(crate) facts: u64,
     /// In words; empty if all is well.
     pub(crate) problems: Vec<String>,
 }
 
-/// Most problems that are told one by one.
+/// Most problems that are reported one by one.
 const TOLD: usize = 20;
 
 impl Findings {

@@ -30,7 +30,7 @@ use crate::{
     limits::{DATA_GROUP, DATA_REOPEN, DATA_TICK, HISTORY_COPIED},
 };
 
-/// Where an answer goes. It is of no use if nobody waits any more.
+/// Where an answer goes. It is of no use if nobody waits for it any longer.
 pub(super) type Reply<T> = oneshot::Sender<Result<T, HistoryError>>;
 
 /// What the thread is asked to do.
@@ -97,7 +97,7 @@ impl Job {
         )
     }
 
-    /// Whose events it reads; they have to be on disk before.
+    /// The topic whose events it reads; they have to be on disk before.
     fn reads(&self) -> Option<&Key> {
         match self {
             Self::Since { key, .. } | Self::Page { key, .. } | Self::Waiting { key, .. } => {
@@ -163,7 +163,7 @@ impl Purpose {
     /// Most events that are read for it.
     fn limit(&self) -> usize {
         match self {
-            // One more tells whether there are more.
+            // One more shows whether there are more.
             Self::Page(_, _, limit) => limit.saturating_add(1),
             Self::Since(..) | Self::Waiting(..) => usize::MAX,
         }
@@ -233,10 +233,11 @@ impl Worker {
         }
     }
 
-    /// Works until nobody can ask for anything any more, and closes the files.
+    /// Works until nothing can be asked for any longer, and closes the files.
     pub(super) fn run(mut self) {
         self.look_at_room();
         loop {
+            // Readings under way go on without waiting for a job.
             let wait = if self.readings.is_empty() {
                 self.rest()
             } else {
@@ -272,8 +273,9 @@ impl Worker {
         until.saturating_duration_since(Instant::now())
     }
 
-    /// Does `first` and what waits behind it, as one group.
+    /// Does `first` and what waits after it, as one group.
     fn group(&mut self, first: Job) {
+        // The files may be usable again by now, and this job need not fail until the next tick.
         self.reopen();
         let mut next = Some(first);
         for _ in 0..DATA_GROUP {
@@ -290,6 +292,7 @@ impl Worker {
                 continue;
             }
 
+            // Events are read from a snapshot, which does not have the writes of this group.
             if job.reads().is_some_and(|key| store.is_changed(key)) {
                 self.commit();
             }
@@ -318,7 +321,7 @@ impl Worker {
             } => {
                 drop(room);
                 if let Err(error) = store.check_quota(key.app) {
-                    // What is past its time makes room.
+                    // Events past their time make room.
                     self.tick_at = Instant::now();
                     let _ = reply.send(Err(error));
                     return Ok(());
@@ -350,6 +353,7 @@ impl Worker {
                 store.revoke(app, &revoked)?;
                 Pending::Done(reply)
             }
+            // What waits in the same group is still done.
             Job::Close => {
                 self.is_closing = true;
                 return Ok(());
@@ -426,6 +430,7 @@ impl Worker {
     /// Reads some events for each answer that needs some, and sends those that have all.
     fn read_on(&mut self) {
         for mut reading in std::mem::take(&mut self.readings) {
+            // A slice for each: one long history must not hold up the others, nor the next group.
             let left = reading.purpose.limit() - reading.entries.len();
             let most = left.min(HISTORY_COPIED);
             let Meaning {
@@ -452,6 +457,8 @@ impl Worker {
         };
 
         let is_written = store.has_writes();
+        // Nothing is answered before this: an answer promises that the write is as safe as
+        // configured.
         let survives = match self.setup.config.sync {
             DataSync::Always => Survives::PowerLoss,
             DataSync::Interval | DataSync::Never => Survives::EndOfProcess,
@@ -466,6 +473,8 @@ impl Worker {
             ..
         } = self.setup.config;
 
+        // The timer runs from the first write that is not synced, so that no write waits longer
+        // than the interval.
         if is_written && sync == DataSync::Interval {
             self.sync_at
                 .get_or_insert_with(|| Instant::now() + sync_interval);
@@ -506,6 +515,7 @@ impl Worker {
             return;
         }
 
+        // Only with each tick, as asking the system for every group would cost a call.
         if self.tick_at <= now {
             self.look_at_room();
         }
@@ -535,14 +545,15 @@ impl Worker {
         match has_more {
             Ok(has_more) => {
                 self.commit();
-                // What is left waits for one more group, so that callers wait for a slice at most.
+                // The rest waits for one more group, so that callers wait for a slice at most.
                 self.tick_at = if has_more { now } else { now + DATA_TICK };
             }
             Err(fault) => self.give_up(fault),
         }
     }
 
-    /// Closes the files, which cannot be read or written, and everything in memory with them. Whoever waits gets no answer.
+    /// Closes the files, which cannot be read or written, and everything in memory with them. A caller that waits
+    /// gets no answer.
     fn give_up(&mut self, fault: Fault) {
         let path = self.setup.config.dir.display();
         tracing::error!(%path, %fault, "the data directory cannot be used; trying again");
@@ -560,6 +571,7 @@ impl Worker {
             return;
         }
 
+        // Opening writes to the files, which would fail again.
         if free_bytes(&self.setup.config.dir) < self.setup.spare_bytes {
             *self.shared.trouble.lock() = Some("the disk is full".into());
             self.reopen_at = Instant::now() + DATA_REOPEN;

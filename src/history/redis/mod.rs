@@ -2,35 +2,35 @@
 //!
 //! A topic is two keys in one partition: its state (a hash) and its events (a stream whose ids are the offsets). Every
 //! call is carried out by a Lua script, and appends that wait by one together, so it is atomic for its topic, and an append is
-//! published in the step that keeps it: the order on the bus is the order of offsets. Times are Redis' own, so nodes need not
+//! published in the step that stores it: the order on the bus is the order of offsets. Times are Redis' own, so nodes need not
 //! agree on theirs.
 //!
 //! # What is bounded
-//! A topic, by number, bytes and age, as in memory. An eighth more may be kept of it until somebody reads it, and an event for an
+//! A topic, by number, bytes and age, as in memory. An eighth more may be stored of it until somebody reads it, and an event for an
 //! eighth of its time longer, as trimming it at every append would cost more than the append. Both keys expire an hour
 //! ([`HISTORY_QUIET`]) after the last event of the topic is past its time, or after it was last joined, and up to ten minutes
 //! later; where there never was an event, after two minutes ([`HISTORY_UNUSED`]) if no node with members has it remembered.
 //!
 //! An app, if it has a quota ([`quota`]): by sums that are right within some seconds of what it stores. All apps together are
 //! bounded by Redis' `maxmemory` alone, which knows its memory to the byte. With `maxmemory-policy noeviction` an
-//! append is refused when memory is full ([`HistoryError::Full`], before anybody was told). With a policy that evicts
-//! (`volatile-ttl` takes those that are quiet for longest), the state and the stream check each other: whoever misses
-//! something that was evicted is told that it is not recovered.
+//! append is refused when memory is full ([`HistoryError::Full`], before anybody was notified). With a policy that evicts
+//! (`volatile-ttl` takes those that are quiet for longest), the state and the stream check each other: a client that misses
+//! something that was evicted learns that it is not recovered.
 //!
 //! # What is noticed
 //! Redis loses what it has accepted when a replica that lagged is promoted, or an older copy is loaded; then offsets that
 //! were given out are given out once more. So the first append under another primary, or under the same in another life
 //! ([`Bus::primary_key`]), begins a new epoch that goes on from the one before: which that was, and up to where both are
-//! one, is known of the last four. Who has seen nothing beyond that has missed nothing. The stored events of a user keep
+//! one, is known of the last four. A client that has seen nothing beyond that has missed nothing. The stored events of a user keep
 //! their epoch there: their offsets need not be without gaps, and leap.
 //!
-//! Each node also remembers how far it has seen a topic's numbering. If the same primary is behind that (somebody has restored
-//! older keys), or a reader finds it so, a new epoch goes on from what is left, after the larger offset, and who comes back to
-//! the old one is told that it is not recovered; so is who comes back to a numbering of which a node has seen more than what is
+//! Each node also remembers how far it has seen a topic's numbering. If the same primary has less than that (somebody has restored
+//! older keys), or a reader finds it so, a new epoch goes on from what is left, after the larger offset, and a client that comes back to
+//! the old one learns that it is not recovered; so does one that comes back to a numbering of which a node has seen more than what is
 //! left.
 //!
 //! # What is not counted
-//! Events of users who never come back, and that Redis lets expire with the key, are no drops in any counter.
+//! Events of users who never come back, and that Redis lets expire with the key, are not drops in any counter.
 
 mod quota;
 pub(super) mod record;
@@ -70,7 +70,7 @@ use crate::{
     metrics::{AppMetrics, DropReason, Metrics},
 };
 
-/// Keeps events in Redis, for all nodes of a namespace. A clone is the same store.
+/// Stores events in Redis, for all nodes of a namespace. A clone is the same store.
 ///
 /// Answers come within the bus's time for one command. Nothing is asked twice: after [`HistoryError::Unanswered`] an
 /// append may have happened, and then it was published too.
@@ -165,6 +165,7 @@ impl Inner {
             None
         };
 
+        // By the first key a script learns under which primary it runs.
         let mut keys = vec![self.bus.primary_key(&home)];
         keys.extend(self.keys(key, &home));
         let mut arguments = common();
@@ -216,7 +217,8 @@ impl Inner {
                 }
                 Ended::Full(mut head) => {
                     if after > 0 {
-                        // What was removed is counted once.
+                        // The answer is that of the whole run, so the removed events are counted
+                        // with its last event only.
                         (head.expired, head.over) = (0, 0);
                     }
                     inner.note(&key, &head).ok_or_else(reply::malformed)?
@@ -224,6 +226,8 @@ impl Inner {
             };
 
             Ok(Position {
+                // The answer has the newest offset of the run, and `after` events came after this
+                // one.
                 offset: newest.offset.saturating_sub(after),
                 ..newest
             })
@@ -246,13 +250,14 @@ impl Inner {
             let epoch = Bytes::copy_from_slice(&mark.position.epoch.to_bytes());
             (epoch, mark.position.offset, mark.born)
         });
+        // Two bits: whether it is a user's, and whether its bytes are counted.
         let counted = if self.quotas.has(key.app) { 2 } else { 0 };
         let mut seen = vec![u8::from(!is_channel(key)) + counted];
         seen.extend(packed([offset, born]));
         [epoch, seen.into()]
     }
 
-    /// Remembers where a topic stands, and counts what it has lost for a user.
+    /// Remembers the position of a topic, and counts what it has lost for a user.
     fn note(&self, key: &Key, head: &Head) -> Option<Position> {
         if let (Topic::User(_), Some(app)) = (&key.topic, self.apps.get(usize::from(key.app.0))) {
             app.dropped(DropReason::StoredExpired, head.expired);
@@ -303,6 +308,7 @@ impl Inner {
             }
         }
 
+        // One of them is the epoch.
         if own.len() > 1 {
             self.send(Call::Forget, &key, own).await?;
         }
@@ -337,6 +343,7 @@ fn millis(time: Duration) -> Bytes {
 
 /// What every script is given first; topic.lua reads it.
 fn common() -> Vec<Bytes> {
+    // For a numbering that begins here: the random numbers of scripts are the same in each run.
     let fresh = Bytes::copy_from_slice(&Epoch::random().to_bytes());
     vec![fresh, millis(HISTORY_QUIET)]
 }
@@ -349,7 +356,7 @@ fn packed<const N: usize>(numbers: [u64; N]) -> Vec<u8> {
         .collect()
 }
 
-/// What `since.lua` takes for the epoch that a client named; what is none equals none.
+/// What `since.lua` takes for the epoch that a client named; what is not an epoch equals none.
 fn named(epoch: Option<&str>) -> Bytes {
     match epoch.map(str::parse::<Epoch>) {
         None => Bytes::new(),
@@ -398,6 +405,8 @@ impl History for RedisHistory {
             tail,
         ];
 
+        // Before it is sent. The sums are those of the last look, so the bound is right within some
+        // seconds.
         if let Err(error) = self.check_quota(key.app) {
             return Box::pin(future::ready(Err(error)));
         }
@@ -437,7 +446,8 @@ impl History for RedisHistory {
         Box::pin(async move {
             let (mut recovery, mut entries) = Self::recovery(key, sent).await?;
             if recovery.recovered && entries.unreadable > 0 {
-                // What is skipped is missed, so it is not recovered; and then all that is kept is given out.
+                // A client misses the events that are skipped, so it has not recovered, and then it is given
+                // all that is stored.
                 let own = vec![named(Some("")), number(offset), millis(HISTORY_UNUSED)];
                 let again = self.0.send(Call::Since, key, own);
                 let shared = recovery.shared;
@@ -459,6 +469,7 @@ impl History for RedisHistory {
         after: u64,
         limit: usize,
     ) -> HistoryFuture<'a, Option<Page>> {
+        // One more than asked shows whether there are more.
         let ask = move |after: u64| vec![number(after), number((limit as u64).saturating_add(1))];
         let sent = self.0.send(Call::Read, key, ask(after));
         Box::pin(async move {
@@ -485,7 +496,7 @@ impl History for RedisHistory {
                     }));
                 }
 
-                // A page of none, although more are kept, would look like the end.
+                // A page of none, although more are stored, would look like the end.
                 answered = self.0.send(Call::Read, key, ask(last)).await?;
             }
         })
@@ -507,10 +518,12 @@ impl History for RedisHistory {
         })
     }
 
-    /// Sent when this returns, ahead of whatever is asked later; if that fails, the events stay and are delivered again.
-    /// What leaves somebody out takes one more round trip, for which a runtime has to be there.
+    /// Sent when this returns, ahead of whatever is asked later; if that fails, the events stay and are delivered
+    /// again. Confirming events that leave somebody out takes one more round trip, for which a runtime has to be there.
     fn confirm(&self, key: &Key, offset: u64, reader: &Reader<'_>) {
         let sent = self.0.send(Call::Confirm, key, vec![number(offset)]);
+        // Without a runtime the program is ending, and what leaves somebody out is delivered once
+        // more.
         if let Ok(runtime) = Handle::try_current() {
             runtime.spawn(
                 self.0

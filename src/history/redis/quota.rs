@@ -1,7 +1,7 @@
-//! How many bytes of events each app keeps, over all topics.
+//! How many bytes of events each app stores, over all topics.
 //!
 //! Every script adds what it stores to a hash of the app, and takes off what it removes. The fields of the hash are moments: what
-//! is past its time by then counts no longer, whether or not Redis has been told to remove it. So what a key takes along that
+//! is past its time by then counts no longer, whether or not Redis was asked to remove it. So what a key takes along that
 //! expires, or that Redis evicts, is counted until its time is over, and no longer.
 //!
 //! What is stored beside the history counts as well: the messages of Mesa's programs, by the memory that Redis needs for them.
@@ -58,7 +58,7 @@ pub(super) struct Quotas(Vec<Option<Quota>>);
 #[derive(Debug)]
 struct Quota {
     most: u64,
-    /// What the app kept when this node looked last.
+    /// What the app had stored when this node looked last.
     kept: AtomicU64,
     /// What of that is stored beside the history.
     beside: AtomicU64,
@@ -89,11 +89,12 @@ impl Quotas {
         self.of(app).is_some()
     }
 
-    /// Whether an app may keep more.
+    /// Whether an app may store more.
     pub(super) fn check(&self, app: AppId) -> Result<(), HistoryError> {
         let Some(quota) = self.of(app) else {
             return Ok(());
         };
+        // As of the last look: an app may go over by what it stores until the next one.
         let kept = quota.kept.load(Relaxed);
         if kept < quota.most {
             return Ok(());
@@ -111,7 +112,7 @@ impl Quotas {
         }
     }
 
-    /// What each app that has a quota keeps.
+    /// What each app that has a quota stores.
     pub(super) fn all(&self) -> impl Iterator<Item = (AppId, u64)> {
         let quotas = self.0.iter().enumerate();
         quotas.filter_map(|(at, quota)| {

@@ -1,4 +1,4 @@
-//! Kept events as bytes: in the stream, and on the bus.
+//! Stored events as bytes: in the stream, and on the bus.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
@@ -13,7 +13,7 @@ use crate::{
 /// counts, what is newer.
 const VERSION: u8 = 1;
 
-/// Version of the envelope on the bus, and its kind for kept events.
+/// Version of the envelope on the bus, and its kind for stored events.
 #[cfg(test)]
 const PUBLISHED: [u8; 2] = [1, 2];
 
@@ -108,7 +108,7 @@ pub(in crate::history) fn decode_omit(omit: &[u8]) -> Option<Omit> {
     })
 }
 
-/// What the publication of a kept event says: where the event stands, and the publisher's own bytes
+/// What the publication of a stored event says: the event's position, and the publisher's own bytes
 /// ([`crate::history::New::tail`]). `None` for any other publication.
 ///
 /// On the bus that is one byte each for version (1) and kind (2), the epoch in 8 bytes, the offset in 8 bytes big-endian,

@@ -11,7 +11,7 @@ use crate::history::{Entry, Epoch, HistoryError, Position};
 /// What every script says of its topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Head {
-    /// None where no numbering is known, although something is kept.
+    /// None where no numbering is known, although something is stored.
     pub(super) epoch: Option<Epoch>,
     /// When the numbering began; greater for a later one.
     pub(super) born: u64,
@@ -87,7 +87,7 @@ pub(super) fn run(answer: Value) -> Result<AppendedRun, HistoryError> {
     Ok(AppendedRun { ended, after })
 }
 
-/// The answer is none that a script of this version gives.
+/// The answer is not one that a script of this version gives.
 pub(super) fn malformed() -> HistoryError {
     HistoryError::Refused("its answer is not understood".into())
 }
@@ -212,6 +212,7 @@ fn offset(id: &[u8]) -> Result<u64, HistoryError> {
 
 /// An event by its fields, which topic.lua lists; `None` if it cannot be read.
 fn entry(offset: u64, mut fields: vec::IntoIter<Value>, is_channel: bool) -> Option<Entry> {
+    // `nth` also takes what precedes, so each place counts from the one before.
     let mut field = |at: usize| fields.nth(at);
     let at_ms = number(field(1)).ok()?;
     let (id, draft) = record::decode(&bytes(field(5)).ok()?)?;

@@ -1,4 +1,4 @@
-//! The scripts, each behind what all of them begin with.
+//! The scripts, each after what all of them begin with.
 
 use std::sync::LazyLock;
 

@@ -4,7 +4,8 @@ use quick_cache::sync::Cache;
 
 use crate::history::{Key, Position};
 
-/// Where a topic stood, and when its numbering was born: a later one has a later birth, whatever Redis' clock says.
+/// The position of a topic, and when its numbering was born: a later one has a later birth, whatever Redis' clock
+/// says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Mark {
     pub(super) position: Position,

@@ -4,8 +4,8 @@
 //! session says and turns frames into a payload; what a client posts is turned into frames. Polls of one client come in on any
 //! thread, one at a time.
 //!
-//! A session that ends gives its places back immediately, whether its client polls or not. What it said last, and no poll has
-//! taken yet, is kept for a few seconds in memory that is bounded for the node.
+//! A session that ends gives its places back immediately, whether its client polls or not. Its last words, which no
+//! poll has taken yet, are held for a few seconds in memory that is bounded for the node.
 
 mod ended;
 mod frames;

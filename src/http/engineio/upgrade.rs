@@ -86,7 +86,7 @@ pub(super) fn begin(
                 unsaid,
                 far: Some(far),
             }) => carry(&transport, &far, socket, heard, unsaid).await,
-            // It does not poll any more.
+            // It no longer polls.
             Some(TakenOver { unsaid, far: None }) => say_last(socket, &unsaid),
             None => Err(io::ErrorKind::TimedOut.into()),
         };
@@ -96,7 +96,7 @@ pub(super) fn begin(
             transport.close();
         }
 
-        // It does not poll any more.
+        // It no longer polls.
         polls.remove(&sid);
     });
 
@@ -191,6 +191,8 @@ async fn carry(
             relayed = relay(far, &mut socket, &mut heard, &mut unsaid, pause) => relayed?,
             () = transport.handover.ended() => {}
         }
+        // A session whose outbox is blocked may refuse for long, so it is asked less and less
+        // often.
         pause = (pause * 2).min(RELAY_PAUSE_MAX);
     }
 }

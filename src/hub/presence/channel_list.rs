@@ -50,6 +50,7 @@ impl StripeChannels<'_> {
             }
         }
 
+        // The next look goes on after the last name, which may be gone by then.
         if let Some(last) = last {
             self.from = Bound::Excluded(last.clone());
         }
@@ -59,8 +60,8 @@ impl StripeChannels<'_> {
 impl Presence {
     /// Up to `limit` channels whose names begin with `prefix` and come after `after`, in the order of their names.
     ///
-    /// Looks at [`CHANNELS_LOOK`] channels under one hold of a stripe's lock, and lets other tasks run in between: there may be
-    /// many in which nobody is any more, but for users who may come back.
+    /// Looks at [`CHANNELS_LOOK`] channels under one hold of a stripe's lock, and lets other tasks run in between:
+    /// there may be many in which nobody is any longer, except for users who may come back.
     pub(crate) async fn list(
         &self,
         prefix: &str,

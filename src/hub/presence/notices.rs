@@ -1,4 +1,5 @@
-//! What is yet to be told of each channel: to those who watch here, one by one or as counts, and to other nodes as a share.
+//! What is yet to be sent about each channel: to those who watch here, one by one or as counts, and to other nodes as a
+//! share.
 
 use std::{
     collections::VecDeque,
@@ -25,7 +26,7 @@ use crate::{
 /// Over which time notices are counted and counts are gathered.
 const NOTICE_WINDOW: Duration = Duration::from_secs(1);
 
-/// A change of membership, to be told to those who watch.
+/// A change of membership, to be sent to those who watch.
 #[derive(Debug)]
 pub(crate) struct Notice {
     pub(crate) kind: MemberKind,
@@ -38,25 +39,25 @@ pub(crate) struct Notice {
     pub(crate) is_inherited: bool,
 }
 
-/// What is to be told about one channel now.
+/// What is to be sent about one channel now.
 #[derive(Debug)]
 pub(crate) struct NoticeBatch {
     pub(crate) channel: SmolStr,
     pub(crate) notices: Vec<Notice>,
-    /// Changes told as counts, and how many are in the channel now.
+    /// Changes sent as counts, and how many are in the channel now.
     pub(crate) counted: Option<(Changes, Count)>,
-    /// What is here after that, if other nodes are to be told. There may be nothing else to tell.
+    /// What is here after that, if other nodes are to get it. There may be nothing else to send.
     pub(crate) share: Option<Share>,
 }
 
 impl NoticeBatch {
-    /// Whether there is nothing to tell.
+    /// Whether there is nothing to send.
     pub(crate) fn is_empty(&self) -> bool {
         self.notices.is_empty() && self.counted.is_none() && self.share.is_none()
     }
 }
 
-/// The channels that have something to tell, over all apps of a node.
+/// The channels that have something to send, over all apps of a node.
 #[derive(Debug, Default)]
 pub(crate) struct NoticeQueue {
     due: Mutex<VecDeque<(AppId, SmolStr)>>,
@@ -64,7 +65,7 @@ pub(crate) struct NoticeQueue {
     /// Notices that wait, of all channels.
     pub(super) untold: AtomicUsize,
     wake: Notify,
-    /// Dropped when everything that waited was told.
+    /// Dropped when everything that waited was sent.
     flushes: Mutex<Vec<oneshot::Sender<()>>>,
 }
 
@@ -79,7 +80,7 @@ impl NoticeQueue {
         std::mem::take(&mut self.due.lock())
     }
 
-    /// Has everything told that waits, the counts as well, and returns when that is done.
+    /// Has everything sent that waits, the counts as well, and returns when that is done.
     pub(crate) async fn flush(&self) {
         let (flush, told) = oneshot::channel();
         self.flushes.lock().push(flush);
@@ -88,12 +89,12 @@ impl NoticeQueue {
         let _ = told.await;
     }
 
-    /// Those who wait until everything is told.
+    /// Those who wait until everything is sent.
     pub(crate) fn take_flushes(&self) -> Vec<oneshot::Sender<()>> {
         std::mem::take(&mut self.flushes.lock())
     }
 
-    /// Whether one more notice may wait to be told.
+    /// Whether one more notice may wait to be sent.
     fn has_room(&self) -> bool {
         self.untold.load(Relaxed) < NOTICES_UNTOLD
     }
@@ -148,7 +149,8 @@ pub(crate) enum DueNotices {
 }
 
 impl Presence {
-    /// Has other nodes told within a second of what is here now that a connection of `member` was lost, of which nobody hears.
+    /// Has other nodes notified within a second of what is here now that a connection of `member` was lost, of which
+    /// nobody hears.
     pub(super) fn share_soon(&self, channel: &SmolStr, room: &mut Room, member: &Snapshot) {
         if self.register.is_some() {
             let pending = room.pending.get_or_insert_default();
@@ -157,8 +159,9 @@ impl Presence {
         }
     }
 
-    /// Has the channel told of at once.
+    /// Has the channel reported immediately.
     fn announce(&self, channel: &SmolStr, pending: &mut PendingNotices) {
+        // It is in the queue already, and will be taken with this.
         if !std::mem::replace(&mut pending.is_due, true) {
             let mut due = self.notices.due.lock();
             due.push_back((self.app, channel.clone()));
@@ -167,7 +170,7 @@ impl Presence {
         }
     }
 
-    /// Has the channel told of within a second.
+    /// Has the channel reported within a second.
     fn gather(&self, channel: &SmolStr, pending: &mut PendingNotices) {
         if !std::mem::replace(&mut pending.is_counted, true) {
             let mut counted = self.notices.counted.lock();
@@ -183,6 +186,7 @@ impl Presence {
         member: &Snapshot,
         join_kind: JoinKind,
     ) {
+        // Nobody would hear of it, here or elsewhere.
         if self.register.is_none() && room.watchers == 0 {
             return;
         }
@@ -208,7 +212,7 @@ impl Presence {
             pending.spent = 0;
         }
 
-        // Those that wait are bounded too: whoever tells them may have much to do.
+        // Those that wait are bounded too: the task that sends them may have much to do.
         let has_room = pending.notices.len() < self.notices_per_window as usize
             && pending.spent < self.notices_per_window
             && self.notices.has_room();
@@ -230,7 +234,7 @@ impl Presence {
         self.gather(channel, pending);
     }
 
-    /// Takes what is `due` to be told about `channel`.
+    /// Takes what is to be sent about `channel` now: its notices, and with `counts` the changes gathered as counts.
     pub(crate) fn take_notices(&self, channel: &SmolStr, due: DueNotices) -> Option<NoticeBatch> {
         let mut rooms = self.stripe(channel).lock();
         let room = rooms.get_mut(channel)?;
@@ -247,6 +251,7 @@ impl Presence {
             .then(|| room.share_pending(&mut pending.unshared, self.named_at_most));
         room.pending = Some(pending);
 
+        // It had stayed only for these.
         if room.is_empty() && !room.has_pending() {
             rooms.remove(channel);
             self.metrics.channels.dec();

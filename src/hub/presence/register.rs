@@ -34,7 +34,7 @@ pub(crate) enum Listing {
         /// The lost connection that it stands in for.
         previous: Option<ConnectionId>,
     },
-    /// It is not any more.
+    /// It is not any longer.
     Out {
         /// Nobody comes back in its place to any channel.
         is_over: bool,
@@ -51,7 +51,7 @@ impl Listing {
     }
 }
 
-/// Takes changes in their order, as many as may wait; that some were lost is told to who reads them.
+/// Takes changes in their order, as many as may wait; the reader learns that some were lost.
 #[derive(Clone, Debug)]
 pub(crate) struct Register {
     changes: mpsc::Sender<Change>,
@@ -74,6 +74,8 @@ impl Register {
     }
 
     fn note(&self, change: Change) {
+        // Nothing waits under a shard's lock. The list is written whole again where changes were
+        // lost.
         if self.changes.try_send(change).is_err() {
             self.lost.store(true, Relaxed);
         } else {

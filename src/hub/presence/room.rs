@@ -100,13 +100,15 @@ impl Room {
             .map_or(0, |counts| u64::from(counts.live) + u64::from(counts.lost))
     }
 
-    /// Whether nobody is here, and nobody may come back: what becomes of a lost connection is told until then.
+    /// Whether nobody is here, and nobody may come back: what becomes of a lost connection is reported until
+    /// then.
     pub(super) fn is_empty(&self) -> bool {
         self.connections == 0 && self.users.is_empty() && self.lost_anonymous == 0
     }
 
     /// All that is here. Users are named if they are at most `most`, and their names have at most [`SHARE_BYTES`].
     pub(super) fn share(&self, most: usize) -> Share {
+        // Added up only where there are few enough.
         let bytes = || self.users.keys().map(SmolStr::len).sum::<usize>();
         let is_named = self.users.len() <= most && bytes() <= SHARE_BYTES;
         let all = || self.users.iter().map(|(user, counts)| counts.of(user));
@@ -127,6 +129,7 @@ impl Room {
 
         if is_whole || self.users.len() > most {
             let share = self.share(most);
+            // Others have to get them all once they can be named again.
             unshared.is_whole = share.tallies.is_none();
             return share;
         }
@@ -143,7 +146,7 @@ impl Room {
         }
     }
 
-    /// Whether there is something to tell.
+    /// Whether there is something to send.
     pub(super) fn has_pending(&self) -> bool {
         self.pending
             .as_ref()

@@ -1,8 +1,8 @@
 //! Durable events that have come over the bus and wait for their topic's lock.
 //!
-//! The task that takes messages from the bus waits for nobody's turn: an event whose topic is busy goes to the topic's queue,
-//! which a task of its own places, in order. A queue exists for as long as that task works. What does not fit is dropped, and its
-//! topic noted in [`Gaps`](crate::bus::Gaps) as one of which something was missed.
+//! The task that takes messages from the bus waits for no topic: an event whose topic is busy goes to the topic's
+//! queue, which a task of its own places, in order. A queue exists for as long as that task works. An event that does
+//! not fit is dropped, and its topic noted in [`Gaps`](crate::bus::Gaps) as one of which something was missed.
 
 use std::collections::VecDeque;
 
@@ -22,7 +22,7 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Arrived {
     pub(super) key: Key,
-    /// Where it stands; nothing if it is not stored.
+    /// Its place there; nothing if it is not stored.
     pub(super) position: Option<Position>,
     pub(super) id: Uuid,
     pub(super) selection: Selection,
@@ -68,6 +68,8 @@ impl Arrivals {
         let begins = !queues.of.contains_key(&arrived.key);
         let queue = queues.of.entry(arrived.key.clone()).or_default();
         let bytes = queues.bytes + arrived.frame.len();
+        // The sender does not learn of it: a stored event is fetched later, from the gap that is
+        // noted.
         let is_dropped = queue.len() >= ARRIVALS || bytes > ARRIVALS_BYTES;
 
         if !is_dropped {

@@ -3,8 +3,8 @@
 //! For each durable channel that someone here is in, the node knows how far it has placed (its watermark). What comes again is
 //! dropped. What is missing, by a message lost or a bus that was away, is fetched from the history and placed first.
 //!
-//! An event is placed under its topic's lock. The task that takes messages from the bus does so itself if nobody has the turn and
-//! nothing has to be fetched. Otherwise the event goes to the topic's queue.
+//! An event is placed under its topic's lock. The task that takes messages from the bus does so itself if nobody has
+//! the lock and nothing has to be fetched. Otherwise the event goes to the topic's queue.
 
 use std::{sync::Arc, time::Duration};
 
@@ -46,7 +46,7 @@ use crate::{
     time_slice::TimeSlice,
 };
 
-/// Who waits for an event of their own to come back over the bus.
+/// The callers that wait for an event of their own to come back over the bus.
 #[derive(Debug, Default)]
 struct Awaited(Mutex<AHashMap<(Uuid, Key), oneshot::Sender<Counts>>>);
 
@@ -66,7 +66,7 @@ impl Awaited {
     fn came(&self, id: Uuid, key: &Key, counts: Counts) {
         let awaited = self.0.lock().remove(&(id, key.clone()));
         if let Some(sender) = awaited {
-            // Fails only if nobody waits any more.
+            // Fails only if nobody waits any longer.
             let _ = sender.send(counts);
         }
     }
@@ -99,7 +99,7 @@ pub(in crate::node) struct Appending<'a> {
 }
 
 impl Appending<'_> {
-    /// Waits until the event is kept, and until this node has placed it.
+    /// Waits until the event is stored, and until this node has placed it.
     ///
     /// # Errors
     /// [`NodeError::History`].
@@ -122,7 +122,8 @@ impl Drop for Appending<'_> {
     }
 }
 
-/// How long a caller waits for what it has kept to come back over the bus: anew for each event, until one has not come.
+/// How long a caller waits for what it has stored to come back over the bus: again for each event, until one has
+/// not come.
 pub(in crate::node) struct EchoTimeout(Duration);
 
 impl EchoTimeout {
@@ -133,6 +134,8 @@ impl EchoTimeout {
     async fn wait(&mut self, counts: oneshot::Receiver<Counts>) -> Option<Counts> {
         let came = tokio::time::timeout(self.0, counts).await;
         if came.is_err() {
+            // One that has not come shows that the bus is away, so the others are not waited for as
+            // long.
             self.0 = Duration::ZERO;
         }
         came.ok()?.ok()
@@ -145,8 +148,9 @@ impl EchoTimeout {
 /// who waits for an event of their own ([`Awaited`]), what clients are handed who join at the same time ([`Replays`]), and what
 /// became of publications whose senders will ask.
 ///
-/// The task that hears the bus gives it what comes from other nodes. [`Node`](super::super::Node) stores by it, and asks it
-/// where a channel stands for a client that joins. What is done about gaps (`missed.rs`) taints its watermarks.
+/// The task that hears the bus gives it what comes from other nodes. [`Node`](super::super::Node) stores by it, and
+/// asks it for the position of a channel for a client that joins. What is done about gaps (`missed.rs`) taints its
+/// watermarks.
 #[derive(Debug)]
 pub(in crate::node) struct Replicator {
     bus: Arc<Bus>,
@@ -196,7 +200,8 @@ impl Replicator {
 
     /// Notes that something may have been missed of the durable channels that `is_meant` names, and has it fetched.
     pub(super) async fn taint(&self, is_meant: impl Fn(&Key) -> bool) {
-        // A client that joins meanwhile is not misled: its join sees the gap by itself (`SubscriptionState`), and asks the history.
+        // A client that joins in the meantime is not misled: its join sees the gap by itself
+        // (`SubscriptionState`), and asks the history.
         let mut slice = TimeSlice::begin();
         for stripe in self.watermarks.stripes() {
             stripe.taint(&is_meant);
@@ -242,8 +247,8 @@ impl Replicator {
         }
     }
 
-    /// Where a durable channel stands for a client that joins now, in its turn: what is newer comes to it. The history is asked
-    /// only if this node cannot tell.
+    /// The position of a durable channel for a client that joins now, under its lock: what is newer comes to it. The
+    /// history is asked only if this node does not know.
     ///
     /// # Errors
     /// [`NodeError::History`].
@@ -261,8 +266,8 @@ impl Replicator {
         Ok(position)
     }
 
-    /// What a client has missed that joins a durable channel now, in its turn: what is newer comes to it. The history is asked
-    /// once for those who join at the same time and have missed the same.
+    /// What a client has missed that joins a durable channel now, under its lock: what is newer comes to it. The
+    /// history is asked once for those who join at the same time and have missed the same.
     ///
     /// # Errors
     /// [`NodeError::History`].
@@ -291,8 +296,8 @@ impl Replicator {
         Ok(recovery)
     }
 
-    /// Brings the members of a durable channel up to `position`, of which the caller has just learned in the channel's
-    /// turn: whoever joins now begins after it, and what the bus brings up to it is dropped.
+    /// Brings the members of a durable channel up to `position`, of which the caller has just learned under the
+    /// channel's lock: a client that joins now begins after it, and what the bus brings up to it is dropped.
     async fn advance(
         &self,
         key: &Key,
@@ -300,6 +305,7 @@ impl Replicator {
         subscription: SubscriptionState,
     ) -> Result<(), NodeError> {
         match self.watermarks.get(key) {
+            // The history was asked before an event that has been placed since.
             Some(at) if at.epoch == position.epoch && at.offset > position.offset => return Ok(()),
             // What is newer comes to all of them over the bus, the one who joins included.
             Some(at) if at != position && self.has_members(key) => {
@@ -335,6 +341,7 @@ impl Replicator {
         new.tail = Some(tails.tail(to.as_ref()));
         let id = new.id;
         let comes_back = self.bus.interest().is_live(&topic);
+        // Before it is appended: it may be back before the answer.
         let counts = comes_back.then(|| self.awaited.expect(id, key));
         let answer = self.history.append(key, retention, new);
 
@@ -347,8 +354,10 @@ impl Replicator {
         }
     }
 
-    /// Places an event that came over the bus if it is its turn and nothing has to be fetched before it. Otherwise it has to wait.
+    /// Places an event that came over the bus if nothing waits for its topic and nothing has to be fetched before it.
+    /// Otherwise it has to wait.
     pub(super) async fn arrive(self: &Arc<Self>, arrived: Arrived) {
+        // Not past those that wait, which came first.
         if !self.arrivals.is_waiting(&arrived.key)
             && let Some(_topic_lock) = self.topic_locks.try_lock(&arrived.key)
             && self.can_place(&arrived)
@@ -383,7 +392,7 @@ impl Replicator {
                 let asked = arrived.receipt.then_some(arrived.id);
                 self.place_arrived(arrived).await;
                 asked.inspect(|id| self.arrivals.note_placed(*id));
-                // Those who join have their turns too.
+                // Clients that join wait for the lock too.
                 if slice.is_spent() {
                     break;
                 }
@@ -400,6 +409,7 @@ impl Replicator {
         let is_counted = arrived.receipt;
         let counts = match (&key.topic, arrived.position) {
             (HistoryTopic::User(user), Some(position)) => {
+                // The history notices by it when Redis has gone back to before this.
                 self.history.saw(&key, position);
                 Some(self.place_for_user(user, position, &arrived).await)
             }
@@ -431,6 +441,7 @@ impl Replicator {
             selection, frame, ..
         } = arrived;
 
+        // Before the event is placed, or it would be taken for the next one.
         self.stored.suspect_before(arrived.key.app, user).await;
         let (_, permit) = self.hub.admit_in_time(selection, frame.len()).await;
         let mut slice = TimeSlice::begin();
@@ -534,8 +545,8 @@ impl Replicator {
         }
     }
 
-    /// Fetches what was missed of every tainted channel, of several at the same time; what is certain to be missing is told.
-    /// False if some of it could not be had.
+    /// Fetches what was missed of every tainted channel, of several at the same time; what is certain to be missing is
+    /// reported. False if some of it could not be had.
     async fn recover(self: &Arc<Self>) -> bool {
         let mut fetches = Fetches::new(RECOVER_CHANNELS, &self.hub.context().metrics);
         let stripes = self.watermarks.stripes();
@@ -550,7 +561,7 @@ impl Replicator {
         fetches.end().await
     }
 
-    /// Fetches what was missed of a channel, in its turn. False if it could not be had; the channel is tainted then.
+    /// Fetches what was missed of a channel, under its lock. False if it could not be had; the channel is tainted then.
     async fn fetch_missed(&self, key: &Key) -> bool {
         if !self.has_members(key) {
             self.watermarks.remove(key);
@@ -569,14 +580,15 @@ impl Replicator {
         true
     }
 
-    /// Forgets how far channels were placed that nobody here is in any more.
+    /// Forgets how far channels were placed that nobody here is in any longer.
     async fn forget_left(&self) {
         let mut slice = TimeSlice::begin();
         for key in self.watermarks.stripes().flat_map(Stripe::keys) {
             slice.rest().await;
             if !self.has_members(&key) {
-                // Whoever joins just now holds the turn until they are in.
+                // A client that joins just now holds the lock until it is in.
                 let _topic_lock = self.topic_locks.lock(&key).await;
+                // Looked again, since it was let in while this waited.
                 if !self.has_members(&key) {
                     self.watermarks.remove(&key);
                 }
@@ -608,8 +620,9 @@ impl Replicator {
         }
     }
 
-    /// Places what came after `at`, up to the offset `until`. The members are told first if it is of another epoch, or if not
-    /// all of it is there any more. `came` is the event by which the bus told of it, if it did.
+    /// Places what came after `at`, up to the offset `until`. The members are notified first if it is of another
+    /// epoch, or if not all of it is there any longer. `came` is the event by which it became known over the bus,
+    /// if it did.
     async fn catch_up(
         &self,
         key: &Key,
@@ -672,11 +685,12 @@ impl Replicator {
             .bus_recovered
             .inc_by(recovery.entries.len() as u64);
 
+        // Last: if anything failed before, the same is fetched again.
         self.watermarks.begin(key, recovery.position, subscription);
         Ok(())
     }
 
-    /// Tells the members of `channel` the position that what comes goes on from, and whether they have all before it:
+    /// Sends the members of `channel` the position that what comes goes on from, and whether they have all before it:
     /// `joined`.
     async fn notify_epoch(
         &self,
@@ -701,7 +715,7 @@ impl Replicator {
             .await;
     }
 
-    /// Places a kept event for the members of its channel that it is for.
+    /// Places a stored event for the members of its channel that it is for.
     async fn place_entry(&self, app: AppId, channel: &SmolStr, entry: &Entry) -> Counts {
         let selection = of_channel(app, channel);
         let (_, permit) = self.hub.admit_in_time(&selection, entry.frame.len()).await;
@@ -725,7 +739,7 @@ impl Replicator {
     }
 }
 
-/// Where an event stands to what is placed.
+/// How an event compares with what is placed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
     /// It is placed already.

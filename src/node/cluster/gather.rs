@@ -100,7 +100,7 @@ impl Node {
         Ok(Everywhere { here, others })
     }
 
-    /// Acts `here`, and then has all others do what `request` makes of that. Nodes that cannot be asked any more by then are
+    /// Acts `here`, and then has all others do what `request` makes of that. Nodes that cannot be asked any longer by then are
     /// missing.
     ///
     /// # Errors
@@ -152,6 +152,7 @@ impl Node {
             reason,
         };
 
+        // First, so that nothing is done here if the others cannot be asked.
         let here = self.disconnect(app, target, close);
         let Everywhere { here, others } = self.act_everywhere(app, here, |_| request).await?;
         let sum = here + others.sum();
@@ -173,6 +174,7 @@ impl Node {
             wire_target: target.wire_target(None),
         };
 
+        // First, as above.
         let here = self.join_all(app, channel, target);
         let Everywhere { here, others } = self.act_everywhere(app, here, |_| request).await?;
         let mut joins = here;
@@ -262,6 +264,7 @@ impl Node {
             .serving_ids(app)
             .contains(&id.node)
         {
+            // Its node has gone, and the connection with it.
             return Ok(None);
         }
 

@@ -130,6 +130,7 @@ impl Leadership {
             let (app, own) = (AppId(at as u16), rank(name, own.0));
             for (node, statement) in others {
                 if statement.may_serve(app) && rank(name, *node) > own {
+                    // From `began`, where its own span counts from `ended`: none may overlap.
                     let to = began + statement.wait(now);
                     span.to = Some(span.to.map_or(to, |before| before.min(to)));
                 }

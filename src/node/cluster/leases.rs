@@ -74,7 +74,7 @@ pub(super) struct Peers {
     version: AtomicU8,
     /// The apps that this node leads.
     lead: Leadership,
-    /// Those with the name of this one: since when, until it was told.
+    /// Those with the name of this one: since when, until it was logged.
     namesakes: Mutex<AHashMap<NodeId, Option<Instant>>>,
 }
 
@@ -227,7 +227,7 @@ impl Membership {
         self.belongs.load(SeqCst)
     }
 
-    /// Notes whether the other nodes were told of this one.
+    /// Notes whether the other nodes were notified of this one.
     pub(super) fn note_greeted(&self, is_told: bool) {
         self.belongs.store(is_told, SeqCst);
     }
@@ -335,6 +335,7 @@ impl Membership {
 
     /// Gives the lease up, so that the others need not wait for its end.
     pub(in crate::node) async fn give_up_lease(&self) {
+        // First: another node may lead as soon as Redis has dropped the lease.
         self.has_left.store(true, SeqCst);
         self.peers.lead.give_up();
         let args = vec![self.lease_name(), self.node.to_string().into()];
@@ -451,6 +452,7 @@ impl Renewals<'_> {
             () = tokio::time::sleep(wait) => {}
             () = membership.is_due.notified() => {}
         }
+        // From before it is sent, so that a slow answer does not put off the next renewal.
         self.began = Some(Instant::now());
         !membership.has_left()
     }
@@ -559,6 +561,7 @@ impl Renewals<'_> {
         let changes = membership.note_peers(others, &leases.dead, &known.left);
         self.is_stated = !leases.is_unstated;
         if !self.is_stated {
+            // Redis has lost what this node states of itself, and the next renewal states it again.
             membership.renew_now();
         }
 
@@ -580,7 +583,7 @@ pub(super) struct Leases {
     leader: String,
     held: Vec<String>,
     dead: Vec<String>,
-    /// This node's own lease was over, so that its members may have been told to have left.
+    /// This node's own lease was over, so that its members may have been reported as left.
     pub(super) is_lapsed: bool,
     left: Vec<String>,
     stated: Vec<String>,
@@ -675,7 +678,7 @@ impl Known {
     }
 }
 
-/// Stands for the leader where no node of version 1 leads.
+/// In place of the leader where no node of version 1 leads.
 const BY_APP: &str = "by-app";
 
 /// Where the apps of each node are.

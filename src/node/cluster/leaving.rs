@@ -1,5 +1,5 @@
-//! Taking connections out of a channel on every node, also those that move from node to node meanwhile, and those of nodes that have
-//! ended.
+//! Taking connections out of a channel on every node, also those that move from node to node in the meantime, and those
+//! of nodes that have ended.
 
 use std::sync::Arc;
 
@@ -61,7 +61,7 @@ impl<'c> Leaving<'c> {
         }
     }
 
-    /// Leaves a record for those who are connected nowhere, of all nodes but for these.
+    /// Leaves a record for those who are connected nowhere, of all nodes except for these.
     pub(super) async fn note(&self, done: impl Iterator<Item = NodeId>) -> Result<(), BusError> {
         let channel = (self.app, &*self.channel);
         let wire_target = self.target.wire_target(None);
@@ -105,6 +105,7 @@ impl<'c> Leaving<'c> {
                 break;
             }
 
+            // Those that were reached are asked again: before there was a record, clients of the others may have come to them.
             peers.retain(|peer| self.done.contains(&peer.id));
             expected.clone_from(&self.done);
         }
@@ -137,8 +138,8 @@ impl<'c> Leaving<'c> {
         self.overall.missing.extend(gathered.missing);
     }
 
-    /// Asks the nodes that have got places of the channel meanwhile: a client that came to one after this call did, from one that it
-    /// had yet to reach, was on neither of them.
+    /// Asks the nodes that have got places of the channel in the meantime: a client that came to one after this call
+    /// did, from one that it had yet to reach, was on neither of them.
     async fn follow(&mut self) {
         for _ in 0..FOLLOWED_AT_MOST {
             let next = self.followed.take_next();

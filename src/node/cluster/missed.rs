@@ -81,18 +81,19 @@ impl Cluster {
         if gap.is_loss() {
             tracing::warn!(
                 partitions,
-                "events of other nodes may have been missed; kept ones are fetched"
+                "events of other nodes may have been missed; stored ones are fetched"
             );
-            // Readiness waits for a lease that was not renewed meanwhile.
+            // Readiness waits for a lease that was not renewed in the meantime.
             if gap.has_lost_server_of(&Topic::Nodes) {
                 self.membership.renew_now();
             }
+            // All nodes have lost the same server, and must not ask it for everything together.
             sleep(jitter(GAP_JITTER)).await;
         } else if gap.topics().len() > 0 {
             tracing::warn!(
                 topics = gap.topics().len(),
                 partitions,
-                "more messages of other nodes came than this node takes in (limits.bus_inbox_messages, limits.bus_inbox_bytes); kept events among them are fetched"
+                "more messages of other nodes came than this node takes in (limits.bus_inbox_messages, limits.bus_inbox_bytes); stored events among them are fetched"
             );
         }
 

@@ -209,8 +209,8 @@ impl Cluster {
         }
     }
 
-    /// Takes part: holds this node's lease, tells of what it listens to, `topics` too, and keeps up with revoked tokens, until
-    /// the runtime ends.
+    /// Takes part: holds this node's lease, notes what it listens to, `topics` too, and keeps up with revoked tokens,
+    /// until the runtime ends.
     pub(crate) async fn run_membership(self: Arc<Self>, topics: Vec<Topic>) {
         let interest = self.bus.interest();
         interest.add(Topic::Nodes);
@@ -262,7 +262,7 @@ impl Cluster {
 
             if let Some(leases) = leases {
                 if leases.is_lapsed {
-                    // The members here may have been told to have left.
+                    // The members here may have been reported as left.
                     self.roster.restore();
                 }
                 let changes = renewals.take_over(leases).await;

@@ -1,5 +1,5 @@
-//! Notices that come while a page of members is gathered over all nodes, for whoever waits for it: told behind the page,
-//! they make it whole.
+//! Notices that come while a page of members is gathered over all nodes, for the client that waits for it: sent after
+//! the page, they make it whole.
 
 use std::{
     collections::BTreeMap,
@@ -52,7 +52,7 @@ impl Seat {
 
 #[derive(Debug)]
 struct Waiting {
-    /// Whoever waits.
+    /// The client that waits.
     connection: ConnectionId,
     /// `None` once there were too many.
     notices: Mutex<Option<Vec<Frame>>>,
@@ -66,7 +66,7 @@ pub(crate) struct NoticeBuffer {
     /// Its own among those of the channel.
     seat: Seat,
     waiting: Arc<Waiting>,
-    /// Notices come here meanwhile.
+    /// Notices come here in the meantime.
     _watch: WatchGuard,
 }
 
@@ -110,7 +110,7 @@ impl NoticeBuffers {
     }
 
     /// Takes notices for those on the shard `shard` who wait for them. Called under that shard's lock, under which they
-    /// stop waiting too: so each notice is either here, or told to a member that watches.
+    /// stop waiting too: so each notice is either here, or sent to a member that watches.
     pub(in crate::node) fn note(&self, shard: usize, app: AppId, channel: &str, frames: &[About]) {
         if self.count.load(SeqCst) == 0 {
             return;
@@ -145,7 +145,7 @@ impl NoticeRelay {
         connection: ConnectionId,
     ) -> NoticeBuffer {
         let watch = self.subscribe_watch(app, channel).await;
-        // What is told before that may lack what other nodes have.
+        // What is sent before that may lack what other nodes have.
         let patience = self.hub.context().limits.node_call_timeout;
         if self.rpc.check_reach().is_ok() {
             self.peer_counts.settled(app, channel, patience).await;
@@ -164,7 +164,7 @@ impl NoticeRelay {
 }
 
 impl NoticeBuffer {
-    /// The notices so far, in order; `None` if they were too many, and what they tell of has to be fetched anew. To be
+    /// The notices so far, in order; `None` if they were too many, and what they say has to be fetched again. To be
     /// called under the lock of the connection's shard.
     pub(crate) fn take(&self) -> Option<Vec<Frame>> {
         self.waiting.notices.lock().as_mut().map(std::mem::take)

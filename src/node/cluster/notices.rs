@@ -1,5 +1,5 @@
-//! Notices of members over all nodes: what is told here goes to those who watch elsewhere, and theirs to those who watch
-//! here. [`NoticeRelay`] has all of it.
+//! Notices of members over all nodes: what is sent here goes to those who watch elsewhere, and theirs to those who
+//! watch here. [`NoticeRelay`] has all of it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -31,7 +31,7 @@ use crate::{
     time_slice::TimeSlice,
 };
 
-/// How often counts of a channel are told at most, and other nodes asked again since something may have been missed.
+/// How often counts of a channel are sent at most, and other nodes asked again since something may have been missed.
 const COUNTS_EVERY: Duration = Duration::from_secs(1);
 
 /// What other nodes say of their members, on its way to those who watch here.
@@ -39,9 +39,9 @@ const COUNTS_EVERY: Duration = Duration::from_secs(1);
 pub(super) struct RemoteNotices {
     sender: mpsc::Sender<Notices>,
     end: Mutex<Option<mpsc::Receiver<Notices>>>,
-    /// Some of any channel were not sent: whoever keeps a list has to fetch it anew.
+    /// Some of any channel were not sent: a client that has a list has to fetch it again.
     lost: Notify,
-    /// Changes that are yet to be told as counts. Those of a channel may be none: its counts are told all the same.
+    /// Changes that are yet to be sent as counts. Those of a channel may be none: its counts are sent all the same.
     counts: Mutex<AHashMap<(AppId, SmolStr), Changes>>,
     is_counted: Notify,
 }
@@ -63,7 +63,7 @@ impl RemoteNotices {
         self.sender.try_send(notices).is_ok()
     }
 
-    /// Has changes told as counts, with those that wait.
+    /// Has changes sent as counts, with those that wait.
     fn count(&self, app: AppId, channel: &str, changes: &Changes) {
         let mut counts = self.counts.lock();
         counts
@@ -73,7 +73,7 @@ impl RemoteNotices {
         self.is_counted.notify_one();
     }
 
-    /// Has the counts of `channels` told.
+    /// Has the counts of `channels` sent.
     pub(super) fn tell_counts(&self, channels: impl IntoIterator<Item = (AppId, SmolStr)>) {
         for (app, channel) in channels {
             self.count(app, &channel, &Changes::default());
@@ -96,7 +96,7 @@ impl ChannelNotices {
         }
     }
 
-    /// Tells no names any more.
+    /// Sends no names any longer.
     fn fold(&mut self) {
         for notice in self.told.drain(..) {
             self.changes.get_or_insert_default().count(notice.kind, 1);
@@ -106,9 +106,9 @@ impl ChannelNotices {
 
 /// Notices of members between nodes.
 ///
-/// It owns what other nodes have said and is on its way to watchers here ([`RemoteNotices`]), what they have in watched channels
-/// ([`PeerCounts`]), what this node has yet to tell them ([`UnsentNotices`]), and who waits for notices behind a page
-/// ([`NoticeBuffers`]).
+/// It owns what other nodes have said and is on its way to watchers here ([`RemoteNotices`]), what they have in watched
+/// channels ([`PeerCounts`]), what this node has yet to send them ([`UnsentNotices`]), and who waits for notices after
+/// a page ([`NoticeBuffers`]).
 ///
 /// [`Node`](super::super::Node) gives it what happens here, the task that hears the bus what is said there, and the roster
 /// what has become of members of nodes that have ended. Parts of its `impl` are in `unsent_notices.rs`,
@@ -156,6 +156,7 @@ impl NoticeRelay {
                 .any(|peer| peer.id == origin)
         };
 
+        // Looked up only where it matters: nodes of the version before send no share.
         let is_peer = notices.share.is_none() && is_peer();
         let Some(is_settled) = self.peer_counts.take_in(app, &mut notices, is_peer) else {
             return true;
@@ -170,6 +171,7 @@ impl NoticeRelay {
         let topic = Topic::Watch(app, notices.channel.as_str().into());
         let is_taken = !is_news || self.remote_notices.push(notices);
         if !is_taken {
+            // As if it had been lost on its way: what was missed is found out later.
             self.bus.gaps().note_dropped(&topic);
         }
 
@@ -222,7 +224,8 @@ impl NoticeRelay {
         self.apps.get(app).rule(channel).presence != PresenceRule::Off
     }
 
-    /// Tells the nodes where someone may watch what has become of members here, and what is here now.
+    /// Notifies the nodes where someone may watch of what has become of members here, and what is
+    /// here now.
     pub(in crate::node) fn notify_remote(&self, app: AppId, batch: &NoticeBatch) {
         let notice = |notice: &Notice| MemberNotice {
             kind: notice.kind,
@@ -261,7 +264,8 @@ impl NoticeRelay {
         }
     }
 
-    /// Puts notices on their way at once: to those who watch, and to nodes of version 1, if there are any.
+    /// Puts notices on their way immediately: to those who watch, and to nodes of version 1, if there are
+    /// any.
     pub(super) fn publish_notices(
         &self,
         app: AppId,
@@ -300,7 +304,7 @@ impl NoticeRelay {
         self.peer_counts.is_watched(app, channel)
     }
 
-    /// Adds what the other nodes have to what is about to be told here of a channel.
+    /// Adds what the other nodes have to what is about to be sent here of a channel.
     pub(in crate::node) fn count_remote(&self, app: AppId, batch: &mut NoticeBatch) {
         let (counts, channel) = (&self.peer_counts, &batch.channel);
         for notice in &batch.notices {
@@ -333,7 +337,7 @@ impl NoticeRelay {
         self.note_told(app, channel);
     }
 
-    /// Those who are told of members here.
+    /// Those who are notified of members here.
     fn watchers(&self) -> LocalWatchers<'_> {
         LocalWatchers {
             hub: &self.hub,
@@ -341,7 +345,7 @@ impl NoticeRelay {
         }
     }
 
-    /// Notes that something of `channel` is told to someone here: again, if nodes are not known yet, when they are.
+    /// Notes that something of `channel` is sent to someone here: again, if nodes are not known yet, when they are.
     fn note_told(&self, app: AppId, channel: &str) {
         let is_watched = self.hub.presence(app).is_watched(channel);
         if is_watched || self.notice_buffers.is_waiting(app, channel) {
@@ -357,8 +361,8 @@ impl NoticeRelay {
         counts.total(app, channel, here, names.as_deref())
     }
 
-    /// Tells this node's watchers what other nodes say of their members, in the order in which each says it, until the
-    /// runtime ends. What has gathered meanwhile is told together.
+    /// Sends this node's watchers what other nodes say of their members, in the order in which each says it, until the
+    /// runtime ends. What has gathered in the meantime is sent together.
     pub(super) async fn run_remote_notices(self: Arc<Self>) {
         let Some(mut remote_notices) = self.remote_notices.end.lock().take() else {
             return;
@@ -395,9 +399,9 @@ impl NoticeRelay {
         }
     }
 
-    /// Tells those who are to hear of `channel`; counts later.
+    /// Notifies those who are to hear of `channel`; counts later.
     async fn pass_on(&self, app: AppId, channel: &str, mut said: ChannelNotices) {
-        // Who may see only counts, or would see too many, is told no names.
+        // A client that may see only counts, or would see too many, gets no names.
         let only_counts = self.apps.get(app).watching(channel, true) == Watching::Counts
             || !self.peer_counts.is_named(app, channel);
         if only_counts || said.told.len() > self.hub.context().limits.presence_notices as usize {
@@ -426,7 +430,7 @@ impl NoticeRelay {
             .await;
     }
 
-    /// Tells the counts that are to be told.
+    /// Sends the counts that are due.
     async fn notify_gathered(&self) {
         let counts = std::mem::take(&mut *self.remote_notices.counts.lock());
         let mut slice = TimeSlice::begin();

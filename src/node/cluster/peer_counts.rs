@@ -14,8 +14,8 @@
 //!                                           no answer at all
 //! ```
 //!
-//! A node that is known and has no entry has nobody in the channel. Whoever was told something while a node was not known is told
-//! the counts again when it is.
+//! A node that is known and has no entry has nobody in the channel. A client that was sent something while a node was
+//! not known gets it the counts again when it is.
 
 mod questions;
 #[cfg(test)]
@@ -99,10 +99,12 @@ impl State {
         }
     }
 
-    /// Notes that a client got a page without the members that `nodes` have: when those answer, the counts are told again.
+    /// Notes that a client got a page without the members that `nodes` have: when those answer, the counts are sent
+    /// again.
     fn lack(&mut self, channel: &Channel, nodes: &[NodeId]) {
         if let Some(watched) = self.channels.get_mut(channel) {
-            // A node may have gone while the page was gathered. It never answers, and everyone was told of its members.
+            // A node may have gone while the page was gathered. It never answers, and everyone was notified of its
+            // members.
             for node in nodes.iter().filter(|node| !self.gone.contains(node)) {
                 // It is late already: as long as it does not answer, looking again would show nothing else.
                 watched.unknown.entry(*node).or_insert(Unknown {
@@ -115,8 +117,8 @@ impl State {
         self.make_due(channel);
     }
 
-    /// Notes that a node has come. Pages lacked one that comes back, or has said already what it has: when it answers, the counts
-    /// are told again.
+    /// Notes that a node has come. Pages lacked one that comes back, or has said already what it has: when it answers,
+    /// the counts are sent again.
     fn meet(&mut self, node: NodeId, serves: impl Fn(AppId) -> bool) {
         let is_back = self.gone.contains(&node);
         self.gone.retain(|gone| *gone != node);
@@ -132,7 +134,7 @@ impl State {
         }
     }
 
-    /// Forgets a node that has gone. Returns the channels whose counts are to be told again.
+    /// Forgets a node that has gone. Returns the channels whose counts are to be sent again.
     fn forget(&mut self, node: NodeId) -> Vec<Channel> {
         self.gone.push_back(node);
         if self.gone.len() > GONE_NODES {
@@ -162,7 +164,7 @@ impl State {
         self.change(channel, |watched| watched.apply(node, share, room));
     }
 
-    /// Changes a watched channel, and counts its users anew.
+    /// Changes a watched channel, and counts its users again.
     fn change<T>(
         &mut self,
         channel: &Channel,
@@ -222,8 +224,9 @@ impl PeerCounts {
         self.state.lock().channels.contains_key(&channel)
     }
 
-    /// Takes in what a node says. In what it says of its members, tallies are those of all other nodes afterwards. Nothing if nobody
-    /// watches the channel here; else, whether its counts are to be told again. `is_peer` tells whether the node is there.
+    /// Takes in what a node says. In what it says of its members, tallies are those of all other nodes afterwards.
+    /// Nothing if nobody watches the channel here; else, whether its counts are to be sent again. `is_peer` says
+    /// whether the node is there.
     pub(super) fn take_in(&self, app: AppId, notices: &mut Notices, is_peer: bool) -> Option<bool> {
         let channel = (app, SmolStr::from(&notices.channel));
         let origin = NodeId(notices.origin);
@@ -303,7 +306,7 @@ impl PeerCounts {
         watched.is_none_or(|watched| watched.peers.values().all(|peer| peer.is_named))
     }
 
-    /// Notes that something of `channel` was told: if nodes are not known, the counts are told again when they are.
+    /// Notes that something of `channel` was sent: if nodes are not known, the counts are sent again when they are.
     pub(super) fn told(&self, app: AppId, channel: &str) {
         let mut state = self.state.lock();
         if let Some(watched) = state.channels.get_mut(&(app, channel.into())) {
@@ -329,7 +332,7 @@ impl PeerCounts {
             }
         };
 
-        // Past that time it is told without them.
+        // Past that time it is sent without them.
         let _ = timeout(within, settled).await;
     }
 
@@ -348,8 +351,8 @@ impl PeerCounts {
         }
     }
 
-    /// Notes that something may have been missed of the channels that `is_meant` names, which is told in any case. Returns those
-    /// of which nobody is to be asked, as no other node is `serving` their app.
+    /// Notes that something may have been missed of the channels that `is_meant` names, which is sent in any case.
+    /// Returns those of which nobody is to be asked, as no other node is `serving` their app.
     pub(super) fn suspected_gap(
         &self,
         serving: impl Fn(AppId) -> Vec<NodeId>,
@@ -395,7 +398,7 @@ impl PeerCounts {
         self.suspected.notify_one();
     }
 
-    /// Forgets a node that has gone. Returns the channels whose counts are to be told again.
+    /// Forgets a node that has gone. Returns the channels whose counts are to be sent again.
     pub(super) fn gone(&self, node: NodeId) -> Vec<Channel> {
         let news = self.state.lock().forget(node);
         self.settled.notify_waiters();
@@ -420,7 +423,7 @@ impl PeerCounts {
         if let Some(watched) = state.channels.remove(&channel) {
             state.users = state.users.saturating_sub(watched.entries);
         }
-        // Under the lock, so that whoever watches it again subscribes after this.
+        // Under the lock, so that the next one that watches it subscribes after this.
         self.interest.remove(&Topic::Watch(channel.0, channel.1));
     }
 }

@@ -1,4 +1,4 @@
-//! What comes from the bus: events are placed here in the order in which each node sent them, orders are carried out.
+//! Messages from the bus: events are placed here in the order in which each node sent them, orders are carried out.
 
 use std::{collections::VecDeque, hash::Hash, sync::Arc};
 
@@ -201,6 +201,7 @@ impl BusReceiver {
             receipt,
         } = header;
 
+        // This node has placed its own where they were published.
         if NodeId(origin) == self.node.id() || (many && !self.delivered.insert(id, ())) {
             return;
         }
@@ -244,6 +245,7 @@ impl BusReceiver {
 
         if for_all {
             self.to_everyone.spawn_local(place);
+            // Only forgets those that have ended.
             while self.to_everyone.try_join_next().is_some() {}
         } else {
             place.await;
@@ -332,7 +334,7 @@ impl BusReceiver {
 
         // What follows is about an app, and nodes need not have the same.
         let Some(app) = cluster.apps.id_of(&request.app) else {
-            // What is asked of all nodes is asked of those that serve the app, and no answer is expected of the others.
+            // A request to all nodes goes to those that serve the app, and no answer is expected of the others.
             if is_to_one {
                 self.refuse(request, "the app is not served here".to_owned());
             }
@@ -365,13 +367,14 @@ impl BusReceiver {
             return;
         }
 
+        // Beside the loop: a request may wait for Redis, and no event after it should.
         let permit = self.requests.take(app, &rpc);
         let (node, cluster) = (self.node.clone(), self.cluster.clone());
         tokio::task::spawn_local(async move {
             let result = match permit {
                 Some(_permit) => handle_request(&node, &cluster, (app, from), rpc).await,
                 None => to_raw_value(&Refusal {
-                    error: "too many requests at once".to_owned(),
+                    error: "too many requests at the same time".to_owned(),
                 }),
             };
             if let Ok(result) = result {

@@ -1,8 +1,8 @@
 //! Where places in channels went whose clients came back to other nodes, for the calls that take connections out of a channel.
 //!
-//! Such a call reaches each node at a moment of its own. A client that meanwhile moves from a node that the call has yet to reach to
-//! one that it has reached is found on neither. So a node remembers for a while to which nodes it has handed places of a channel
-//! over, and says so to the caller, who asks those nodes again.
+//! Such a call reaches each node at a moment of its own. A client that moves in the meantime from a node that the
+//! call has yet to reach to one that it has reached is found on neither. So a node remembers for a while to which
+//! nodes it has handed places of a channel over, and says so to the caller, who asks those nodes again.
 
 use std::{collections::VecDeque, time::Instant};
 
@@ -50,6 +50,8 @@ impl Relocations {
         let mut log = self.0.lock();
         log.forget_old(now);
 
+        // Beyond the bound any node may have got a place that is forgotten, so for a while all are
+        // named.
         if log.in_order.len() >= MOVED_MAX {
             log.forget_first();
             log.is_short_until = Some(now + MOVED_KEPT);
@@ -103,7 +105,7 @@ impl RelocationLog {
     }
 }
 
-/// What a call that takes connections out of a channel has followed up of the moves that it was told of.
+/// What a call that takes connections out of a channel has followed up of the moves that it learned of.
 #[derive(Debug, Default)]
 pub(super) struct FollowedRelocations {
     /// By the node that handed over and the one that got it.
@@ -132,7 +134,8 @@ impl FollowedRelocations {
     }
 }
 
-/// How often those who move are followed. Each time takes a client that moved again within a round trip of the bus.
+/// How often clients that move are followed. Each time finds a client that moved again within a round trip of the
+/// bus.
 pub(super) const FOLLOWED_AT_MOST: usize = 8;
 
 #[cfg(test)]

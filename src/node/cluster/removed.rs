@@ -153,8 +153,8 @@ impl RemovalRecords {
         !self.resume_window.is_zero() && self.membership.ended().is_within(self.kept)
     }
 
-    /// Leaves a record that those whom `aim` means were taken out of `channel`, on all nodes but for those that have `done` that
-    /// themselves.
+    /// Leaves a record that those whom `aim` means were taken out of `channel`, on all nodes except for those that have
+    /// `done` that themselves.
     pub(super) async fn note_removal(
         &self,
         (app, channel): (AppId, &str),
@@ -166,6 +166,7 @@ impl RemovalRecords {
             .is_ok_and(|wire_target| wire_target.len() <= REMOVAL_BYTES);
         let removal = Removal {
             v: VERSION,
+            // Everyone, if it is too long: a client that is taken out by mistake may join again.
             wire_target: if is_short {
                 wire_target.clone()
             } else {
@@ -241,6 +242,7 @@ async fn is_removed(node: &Node, lost: &Snapshot, records: &[Entry]) -> bool {
             continue;
         }
         let Ok(selection) = node.selection_of(lost.app, removal.wire_target).await else {
+            // It cannot be said whom it means, and one who is meant by mistake may join again.
             return true;
         };
         if selection.means(lost).verdict == Verdict::Match {

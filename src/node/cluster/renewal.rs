@@ -18,7 +18,7 @@ struct State {
     /// When the last renewal began that was done.
     renewed: Option<Instant>,
     failure: Option<Arc<str>>,
-    /// Codes of the refusals that were told since.
+    /// Codes of the refusals that were logged since.
     told: Vec<String>,
 }
 
@@ -36,7 +36,7 @@ impl Renewal {
         }
     }
 
-    /// It was not. What Redis refuses is told once for each reason; that Redis is away, the bus tells.
+    /// It was not. A refusal is logged once for each reason. That Redis is away, the bus logs.
     pub(super) fn failed(&self, error: &BusError, metrics: &Metrics) {
         let reason = format!("{error}{}", error.hint());
         let is_news = {
@@ -73,6 +73,7 @@ impl Renewal {
 
         match state.renewed.map(|renewed| renewed.elapsed()) {
             None => Some(format!("the other nodes do not know of this one yet{why}")),
+            // Half of it, so that somebody can act before the node is taken for gone.
             Some(age) if age > length / 2 => Some(format!(
                 "this node's lease has not been renewed for {} s, and ends after {} s; then the other nodes take this one for gone{why}",
                 age.as_secs(),

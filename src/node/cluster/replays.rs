@@ -34,7 +34,7 @@ impl Replays {
         }
     }
 
-    /// What the history would say of what came after `since` in a channel that stands `at` this position, if the client has
+    /// What the history would say of what came after `since` in a channel that is `at` this position, if the client has
     /// missed nothing, or if the history has just said it to another client that missed as much, or more.
     pub(super) fn find(&self, key: &Key, since: &Since, at: Position) -> Option<Recovery> {
         if is_present(since, at) && since.offset == at.offset {
@@ -48,6 +48,7 @@ impl Replays {
 
         let shared = self.0.lock();
         let (asked, answer) = shared.get(key)?.last.as_ref()?;
+        // Events were stored since, which this client has missed too.
         if answer.position != at {
             return None;
         }
@@ -55,7 +56,7 @@ impl Replays {
             return Some(answer.clone());
         }
 
-        // Who missed more was given all that this one missed.
+        // A client that missed more was given all that this one missed.
         let is_part = answer.recovered
             && asked.epoch == since.epoch
             && is_present(since, at)
@@ -75,6 +76,7 @@ impl Replays {
 
     /// Notes what the history said, for the others who are about to join.
     pub(super) fn note(&self, key: &Key, since: &Since, answer: &Recovery) {
+        // Alone, the client would leave an answer in memory that nobody asks for.
         if let Some(shared) = self.0.lock().get_mut(key).filter(|now| now.joining > 1) {
             shared.last = Some((since.clone(), answer.clone()));
         }

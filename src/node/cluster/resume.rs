@@ -86,7 +86,8 @@ pub(super) enum Handed {
 const IN_LIST: &str = "in the list";
 
 /// The channels of another node's lost connection, on their way to the one here that takes its place. Their members are
-/// told that the lost one has left those that were not taken when this is dropped: its own node says nothing any more.
+/// notified that the lost one has left those that were not taken when this is dropped: its own node says nothing any
+/// longer.
 #[derive(Debug)]
 pub(crate) struct RemoteResume {
     hub: Arc<Hub>,
@@ -155,7 +156,8 @@ impl RemoteResume {
             return;
         };
 
-        // It may have been claimed, or taken out of the channel: its members are told here all the same.
+        // It may have been claimed, or taken out of the channel: its members are notified here all the
+        // same.
         self.hub.context().resume_table.give_up(&self.lost, &name);
         let user: Vec<String> = self.user.iter().map(ToString::to_string).collect();
         let tally = self
@@ -190,7 +192,7 @@ impl RemoteResume {
             self.hub.context().metrics.bus_skipped.inc();
         }
 
-        // Nobody else will ever tell it.
+        // Nobody else will ever report it.
         self.notices.publish_or_queue(self.app, &notices(tally));
     }
 }
@@ -254,6 +256,7 @@ impl Handover {
         device: Option<&str>,
     ) -> Option<ResumeState> {
         let context = self.hub.context();
+        // This node knows its own, and looked there before.
         if id.node == context.node || context.limits.resume_window.is_zero() {
             return None;
         }
@@ -273,7 +276,7 @@ impl Handover {
         }
     }
 
-    /// Tells the node of the lost connection `id` which channels its client is about to come back to here, as `own`; the others
+    /// Notifies the node of the lost connection `id` which channels its client is about to come back to here, as `own`; the others
     /// are left. Returns the channels to come back to, and the names of those that it comes too late for.
     pub(crate) async fn settle_remote(
         self: &Arc<Self>,
@@ -296,7 +299,8 @@ impl Handover {
             channels: resume_state.channels.into(),
         };
 
-        // Before that node lets go of the places: whoever takes connections out of the channel finds them there or here.
+        // Before that node lets go of the places: a call that takes connections out of the channel finds them there or
+        // here.
         let mut lost = own.clone();
         Arc::make_mut(&mut lost).attributes.connection.id = id;
         let places: Vec<SmolStr> = taken.iter().map(SmolStr::from).collect();
@@ -310,7 +314,7 @@ impl Handover {
         let is_silent = !resume_state.is_listed && settled.is_none();
         let is_from_list = matches!(settled, None | Some(Settled::Elsewhere(_)));
         if is_from_list {
-            // Else whoever reaps that node tells that the client has left.
+            // Else the node that reaps that node reports that the client has left.
             settled = self.roster.take_from_list(app, &id, &taken).await;
         }
 
@@ -323,7 +327,8 @@ impl Handover {
         if is_from_list {
             let names = remote_resume.channels.iter().map(|channel| &channel.name);
             let places: Vec<SmolStr> = names.map(SmolStr::from).collect();
-            // After the places are expected here, or a call that takes it out meanwhile would find neither.
+            // After the places are expected here, or a call that takes it out in the meantime would find
+            // neither.
             let removed = self.removals.removed_from(node, &lost, &places).await;
             remote_resume.leave(&removed);
             gone.extend(removed.iter().map(ToString::to_string));
@@ -332,7 +337,7 @@ impl Handover {
         (remote_resume, gone)
     }
 
-    /// Tells the node of the lost connection `id` which channels its client comes back to. Nothing if it does not answer.
+    /// Notifies the node of the lost connection `id` which channels its client comes back to. Nothing if it does not answer.
     async fn settle_with(&self, app: AppId, id: ConnectionId, taken: &[String]) -> Option<Settled> {
         let request = Request::Settle {
             id: id.to_string(),
@@ -354,6 +359,7 @@ impl Handover {
         user: Option<&str>,
         device: Option<&str>,
     ) -> Handed {
+        // The list is written already, and is what counts from here on.
         if self.membership.departs() {
             self.roster.list_finished().await;
             return Handed::Elsewhere(IN_LIST.to_owned());
@@ -381,6 +387,7 @@ impl Handover {
         };
 
         let channels = local_resume.left().map(channel).collect();
+        // Held until the other node settles it, so that no call takes the places for abandoned.
         self.handed.lock().insert(id, local_resume);
         let handover = self.clone();
 
@@ -426,10 +433,11 @@ impl Handover {
                 continue;
             }
 
-            // Before the place is gone from here: whoever does not find it any more learns where it went.
+            // Before the place is gone from here: a call that no longer finds it learns where it
+            // went.
             self.moved.note(app, &channel, to);
             if local_resume.hand_over() {
-                // Before the other node tells of its client: what is here counts there.
+                // Before the other node reports its client: what is here counts there.
                 let user = local_resume.lost.user_name();
                 let notices = Notices {
                     share: Some(self.hub.presence(app).share_of(&channel, user)),

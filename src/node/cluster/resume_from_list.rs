@@ -1,10 +1,10 @@
 //! Coming back after the node of the lost connection has ended, by a crash or by a drain: its list of members in Redis says what the
 //! connection had.
 //!
-//! The list has one field for each place in a channel, and one for each connection, which says to whom it belongs and in which
-//! channels it may have places. So a client is found by one look, whatever else is in the list. A place is taken by removing its
-//! field: one client at most has it, and whoever reaps the node does not tell that it has left. That makes no new version of the
-//! list: if its node lives after all, it goes on with what is left of it.
+//! The list has one field for each place in a channel, and one for each connection, which says to whom it belongs and
+//! in which channels it may have places. So a client is found by one look, whatever else is in the list. A place is
+//! taken by removing its field: one client at most has it, and the node that reaps the other does not report that it
+//! has left. That makes no new version of the list: if its node lives after all, it goes on with what is left of it.
 
 use std::sync::LazyLock;
 

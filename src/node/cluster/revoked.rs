@@ -1,9 +1,10 @@
 //! Revocations and replaced claims on all nodes.
 //!
-//! Redis has every revocation of every app in one hash, by app and user, and beside them the number of the last change. A node
-//! that revokes stores first, and then tells the others, who close connections at once. Each node also looks at that
-//! number with every renewal of its lease, and reads the hash where it has missed something: after its start, after
-//! Redis was away, and after a message that was lost. What Redis itself has lost, the node that leads gives back.
+//! Redis has every revocation of every app in one hash, by app and user, and beside them the number of the last change.
+//! A node that revokes stores first, and then notifies the others, who close connections immediately. Each node also
+//! looks at that number with every renewal of its lease, and reads the hash where it has missed something: after its
+//! start, after Redis was away, and after a message that was lost. What Redis itself has lost, the node that leads
+//! gives back.
 
 use std::{
     sync::{
@@ -72,7 +73,7 @@ static STORE: LazyLock<Script> = LazyLock::new(|| {
     )
 });
 
-/// Removes revocations that are over, unless they were made again meanwhile.
+/// Removes revocations that are over, unless they were made again in the meantime.
 static FORGET: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "for at = 1, #ARGV, 2 do
@@ -187,6 +188,7 @@ impl RevocationSync {
             before.change = changes.change;
         }
 
+        // If others have changed something in between, the number here stays behind, and so the hash is read.
         let changes = all.filter(|_| is_whole).unwrap_or_default();
         self.known.note(changes);
         Ok(changes)
@@ -203,7 +205,7 @@ impl RevocationSync {
             self.expire_revoked().await;
             match self.read_revoked().await {
                 Ok(()) => is_told = false,
-                // That Redis is away, the bus tells.
+                // That Redis is away, the bus logs.
                 Err(error @ BusError::Refused { .. }) if !is_told => {
                     is_told = true;
                     let hint = error.hint();
@@ -281,7 +283,8 @@ impl RevocationSync {
         Ok(change.and_then(|change| change.parse().ok()).unwrap_or(0))
     }
 
-    /// All revocations in Redis of the apps that are served here, by app and user. Read bit by bit: others use the same Redis meanwhile.
+    /// All revocations in Redis of the apps that are served here, by app and user. Read bit by bit: others use the same
+    /// Redis in the meantime.
     async fn stored_revoked(
         &self,
     ) -> Result<AHashMap<AppId, AHashMap<SmolStr, Revocation>>, BusError> {

@@ -1,8 +1,9 @@
 //! The list of this node's members in Redis, which outlives a node that ends without a word.
 //!
-//! It lives as long as the node's lease. Whoever finds a list without a lease tells the channels, bit by bit, that these members
-//! have left, and takes it away; so nobody stays who is not there. Where no node comes any more, it goes by itself. Until then
-//! clients that come back take their places out of it ([`super::resume_from_list`]).
+//! It lives as long as the node's lease. A node that finds a list without a lease notifies the channels, bit by
+//! bit, that these members have left, and takes it away; so nobody stays who is not there. Where no node comes any
+//! longer, it goes by itself. Until then clients that come back take their places out of it
+//! ([`super::resume_from_list`]).
 //!
 //! The list has a version. Each change is made only to the version before it, so it shows if Redis has lost the list, or has gone
 //! back to an older one. Only then, and after changes that may have been lost on their way, is it written as a whole. What clients
@@ -222,7 +223,7 @@ impl Roster {
                     self.list.write();
                 }
                 Err(error) => {
-                    tracing::debug!(%error, "the list of members in Redis is behind");
+                    tracing::debug!(%error, "the list of members in Redis is not up to date");
                     tokio::time::sleep(AGAIN).await;
                     self.list.write();
                 }
@@ -230,7 +231,7 @@ impl Roster {
         }
     }
 
-    /// Gives the list its whole time anew, and one that is being written.
+    /// Gives the list its whole time again, and one that is being written.
     pub(super) async fn renew_list(&self) {
         let home = Topic::Node(self.node);
         let lists = self.list_keys(&home).into();
@@ -239,7 +240,7 @@ impl Roster {
             .eval(&OUTLIVE, &home, lists, vec![millis(ROSTER_OUTLIVES)])
             .await
         {
-            tracing::debug!(%error, "the list of members was not given its time anew");
+            tracing::debug!(%error, "the list of members was not given its time again");
         }
     }
 
@@ -253,7 +254,7 @@ impl Roster {
                 tokio::time::sleep(LOOK).await;
             }
             self.list_profiles().await?;
-            // It may be new, and nobody comes any more.
+            // It may be new, and nobody comes any longer.
             self.renew_list().await;
             Ok::<(), BusError>(())
         };

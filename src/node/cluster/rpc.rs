@@ -1,4 +1,5 @@
-//! Asking other nodes ([`Rpc`]): a request by the bus, answers by the bus, and a time after which those that are missing are named.
+//! Asking other nodes ([`Rpc`]): a request over the bus, answers over the bus, and a time after which those that are
+//! missing are named.
 
 use std::{
     sync::{
@@ -72,6 +73,7 @@ impl PendingCalls {
 
     /// Hands an answer to who waits for it. One that comes too late is for nobody.
     fn answered(&self, answer: &Answer<'_>) {
+        // A copy, so that the lock is let go of before the answer is sent.
         let waiting = self.waiting.lock().get(&answer.id).cloned();
         if let Some(waiting) = waiting {
             let response = Response {
@@ -90,8 +92,8 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// Takes answers until each of the `expected` nodes, which then are those that have not answered, has done its part or said that
-/// it does not. `refused` is told why.
+/// Takes answers until each of the `expected` nodes, which then are those that have not answered, has done its part or
+/// said that it does not. `refused` gets the reason.
 async fn gather(
     answers: &mut mpsc::Receiver<Response>,
     expected: &mut Vec<Peer>,
@@ -118,9 +120,9 @@ async fn gather(
 
 /// Requests between nodes, over the bus.
 ///
-/// It owns the requests of this node that wait for answers. Any component of the cluster asks and tells other nodes by it, and
-/// so do the calls of [`Node`](super::Node) that look or act on all nodes. Only the task that hears the bus gives it the
-/// answers of others, and answers their requests by it.
+/// It owns the requests of this node that wait for answers. Any component of the cluster asks and notifies other nodes
+/// by it, and so do the calls of [`Node`](super::Node) that look or act on all nodes. Only the task that hears the bus
+/// gives it the answers of others, and answers their requests by it.
 #[derive(Debug)]
 pub(crate) struct Rpc {
     bus: Arc<Bus>,
@@ -280,6 +282,7 @@ impl Rpc {
             order: &request,
         };
 
+        // A node that is asked alone is asked on its own topic, which spares the others.
         let one = expected.iter().next().filter(|_| expected.len() == 1);
         let topic = one.map_or(Topic::Nodes, |node| Topic::Node(*node));
         if expected.is_empty() {
@@ -300,7 +303,8 @@ impl Rpc {
         Ok(())
     }
 
-    /// Tells every other node something that none answers. It is on its way when this returns.
+    /// Notifies every other node of something that none answers. It is on its way when this
+    /// returns.
     pub(super) fn notify_nodes(
         &self,
         app: AppId,
@@ -327,7 +331,7 @@ impl Rpc {
         self.bus.publish(topic, envelope::request(&request))
     }
 
-    /// Tells the other nodes that what one was to do of programs' messages is done.
+    /// Notifies the other nodes that what one was to do of programs' messages is done.
     pub(crate) fn notify_done(&self, app: AppId, digests: Vec<String>) {
         let requests = if self.membership.peers().version() >= envelope::DONE_TOGETHER {
             vec![Request::DoneTogether { digests }]

@@ -178,7 +178,7 @@ impl Node {
         target: Target,
     ) -> std::result::Result<Leavers, NodeError> {
         let n = self.leave_all(app, channel.clone(), target).await?;
-        // After that: a place that was not found any more was noted before it went.
+        // After that: a place that was not found any longer was noted before it went.
         let moved = self.cluster.as_ref().map(|cluster| {
             let all = cluster.membership.peers().serving_ids(app).into_iter();
             cluster.handover.moved.of(app, &channel, all)

@@ -1,7 +1,7 @@
 //! Whether nodes have the same rules for an app's channels.
 //!
-//! Each node goes by its own: where one thinks that another keeps an event, and that one does not, it is lost without an error.
-//! So nodes compare digests of their rules when they meet.
+//! Each node goes by its own: where one thinks that another stores an event, and that one does not, it is lost
+//! without an error. So nodes compare digests of their rules when they meet.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -14,7 +14,7 @@ use crate::{
     id::{AppId, NodeId},
 };
 
-/// What a digest is of: everything that decides what is kept, and who is told.
+/// What a digest is of: everything that decides what is stored, and who is notified.
 #[derive(Serialize)]
 struct Rule<'c> {
     pattern: &'c str,
@@ -25,7 +25,7 @@ struct Rule<'c> {
     leave_after_ms: u128,
 }
 
-/// A digest of an app's rules for channels, and of what it keeps for users.
+/// A digest of an app's rules for channels, and of what it stores for users.
 fn digest(app: &AppConfig) -> String {
     let rules = app.channels.iter().map(|rule| Rule {
         pattern: &rule.pattern,
@@ -63,8 +63,8 @@ fn differing<'a>(
         .map(|(name, _)| name.as_str())
 }
 
-/// Digests of this node's rules, which do not change while it runs. Told to each node that comes, and compared with what others
-/// tell.
+/// Digests of this node's rules, which do not change while it runs. They are sent to each node that comes, and
+/// compared with what others send.
 #[derive(Debug)]
 pub(super) struct RuleDigests {
     /// What people call this node.
@@ -80,7 +80,7 @@ impl RuleDigests {
         }
     }
 
-    /// Tells a node that has just been met of the rules here; it answers nothing.
+    /// Notifies a node that has just been met of the rules here; it answers nothing.
     pub(super) fn tell(&self, rpc: &Rpc, to: NodeId) {
         let request = Request::Rules {
             node: self.node.to_string(),

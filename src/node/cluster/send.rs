@@ -36,14 +36,14 @@ pub(crate) enum ClusterScope {
 /// What of a publication goes to the other nodes.
 #[derive(Debug)]
 pub(crate) enum Message {
-    /// It is nowhere kept, and goes to these topics.
+    /// It is stored nowhere, and goes to these topics.
     Live {
         id: Uuid,
         topics: Vec<(Topic, Bytes)>,
         /// Its caller wants to know what became of it everywhere.
         receipt: bool,
     },
-    /// The history sends it as it keeps it.
+    /// The history sends it as it stores it.
     Durable(Box<Header<'static>>),
 }
 
@@ -174,6 +174,7 @@ impl EnvelopeSender {
         };
 
         match (&users[..], &channels[..], &connections[..]) {
+            // So many messages would cost more than one to all nodes, which each looks at.
             _ if users.len() + channels.len() > TOPICS_APART => to_all(),
             (users, [], []) => distinct(users)
                 .map(|user| {
@@ -241,7 +242,7 @@ impl EnvelopeSender {
         nodes
     }
 
-    /// Puts a message on its way at once: what is sent after it comes after it.
+    /// Puts a message on its way immediately: what is sent after it comes after it.
     pub(in crate::node) fn send(&self, message: Message) -> Option<Sent> {
         let Message::Live {
             id,

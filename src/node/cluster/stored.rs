@@ -1,7 +1,7 @@
 //! Stored events of users that may have been missed: they are fetched, and handed over before anything newer.
 //!
 //! A connection that is in doubt gets nothing stored and confirms nothing until the store was asked after the doubt arose.
-//! What comes for it meanwhile is held back; it is in the store, and so handed over in its place.
+//! What comes for it in the meantime is held back; it is in the store, and so handed over in its place.
 
 use std::{
     collections::BTreeSet,
@@ -72,7 +72,7 @@ impl UserEventSync {
         }
     }
 
-    /// Notes that stored events may have been missed; answers the number of this doubt.
+    /// Notes that stored events may have been missed; returns the number of this doubt.
     fn new_suspected_gap(&self) -> u64 {
         self.suspected_gaps.fetch_add(1, SeqCst) + 1
     }
@@ -137,6 +137,7 @@ impl UserEventSync {
     /// Puts the connections of `user` in doubt if something of theirs was missed. To be called before an event is placed for
     /// them that may come after that.
     pub(super) async fn suspect_before(&self, app: AppId, user: &SmolStr) {
+        // The bus has noted its gap, which was not put in doubt here yet.
         if self.bus.gaps().is_missed(&Topic::User(app, user.clone())) {
             self.hub
                 .suspect_user(app, user, self.new_suspected_gap())
@@ -168,6 +169,7 @@ impl UserEventSync {
         handler: &M,
     ) -> bool {
         let mut fetches = Fetches::new(RECOVER_USERS, &self.hub.context().metrics);
+        // A user with several connections is asked for once.
         let mut next = Some(0);
         while let Some(from) = next {
             let (users, rest) = self
@@ -190,8 +192,8 @@ impl UserEventSync {
 
     /// Fetches what `user` may have missed. False if that is not known yet.
     ///
-    /// The store is asked without the user's lock, as it may take long to answer, and others wait for the turn. Only if
-    /// something came meanwhile is it asked once more, in the turn.
+    /// The store is asked without the user's lock, as it may take long to answer, and others wait for the lock. Only
+    /// if something came in the meantime is it asked once more, under the lock.
     async fn recover_user<M: CatchUpHandler>(
         &self,
         app: AppId,

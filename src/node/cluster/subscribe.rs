@@ -1,4 +1,5 @@
-//! Hearing of a topic before anyone is told that they are in it: an event sent right after must find its way here.
+//! Hearing of a topic before anyone is notified that they are in it: an event sent right after must find its way
+//! here.
 
 use std::{
     sync::Arc,
@@ -15,13 +16,13 @@ use crate::{
     id::AppId,
 };
 
-/// Topics that the node listens to for someone who is about to come in; let go when dropped, when they hold by
+/// Topics that the node listens to for a client that is about to come in; let go when dropped, when they hold by
 /// themselves.
 #[derive(Debug, Default)]
 pub(crate) struct SubscriptionGuard {
     interest: Option<Arc<Interest>>,
     topics: SmallVec<[Topic; 2]>,
-    /// Whoever is about to come in will watch the channel.
+    /// The client that is about to come in will watch the channel.
     watch: Option<WatchGuard>,
 }
 
@@ -36,8 +37,8 @@ impl Drop for SubscriptionGuard {
 }
 
 impl Cluster {
-    /// Listens to what everyone of `app` and `user` get. At once where the node listens already; past `limits.redis_timeout` it
-    /// goes on without, and the bus catches up.
+    /// Listens to what everyone of `app` and `user` get. Immediately where the node listens already; past
+    /// `limits.redis_timeout` it goes on without, and the bus catches up.
     pub(in crate::node) async fn subscribe_user(
         &self,
         app: AppId,
@@ -88,6 +89,7 @@ async fn subscribe(
     let interest = bus.interest().clone();
     let topics: SmallVec<[Topic; 2]> = topics.collect();
     for topic in &topics {
+        // First all of them, so that Redis confirms them in one round trip.
         interest.add(topic.clone());
     }
 

@@ -1,7 +1,8 @@
-//! Notices that a node owes: it has told other nodes' watchers nothing of a change yet, since Redis did not take the message.
+//! Notices that a node owes: it has not notified other nodes' watchers of a change yet, since Redis did not take the
+//! message.
 //!
-//! Nobody else knows of the change, so its origin tells it until that succeeds. By then other changes may have followed, so what it
-//! publishes in the end is that the members are to be looked at again.
+//! Nobody else knows of the change, so its origin sends it until that succeeds. By then other changes may have
+//! followed, so what it publishes in the end is that the members are to be looked at again.
 
 use std::{sync::Arc, time::Duration};
 
@@ -26,7 +27,7 @@ pub(super) struct UnsentNotices {
     state: Mutex<State>,
     /// Something is owed.
     due: Notify,
-    /// Nothing is owed or on its way any more.
+    /// Nothing is owed or on its way any longer.
     settled: Notify,
 }
 
@@ -77,6 +78,7 @@ impl State {
             return;
         }
         self.channels.insert(channel);
+        // The set is bounded. Beyond that, all channels are looked at again, which needs no memory.
         if self.channels.len() > CHANNELS_OWED {
             self.channels.clear();
             self.is_all = true;
@@ -132,7 +134,7 @@ impl UnsentNotices {
         (!some.is_empty()).then_some(Due::Channels(some))
     }
 
-    /// All watchers were told to look again at all channels.
+    /// All watchers were asked to look again at all channels.
     fn told_all(&self) {
         let mut state = self.state.lock();
         state.is_all = false;
@@ -144,6 +146,7 @@ impl UnsentNotices {
     /// Waits until nothing is owed or on its way.
     async fn settled(&self) {
         loop {
+            // Heard from here on, before it is looked whether there is something left.
             let settled = self.settled.notified();
             if self.state.lock().is_settled() {
                 return;
@@ -177,7 +180,7 @@ impl NoticeRelay {
         }
     }
 
-    /// Tells other nodes' watchers of some channels to look again. What was not published is owed again.
+    /// Asks other nodes' watchers of some channels to look again. What was not published is owed again.
     async fn notify_look_again(&self, channels: Vec<InFlightNotice>) -> Result<(), BusError> {
         let publish = |in_flight: InFlightNotice| {
             let (app, channel) = in_flight.channel.clone()?;
@@ -206,18 +209,21 @@ impl NoticeRelay {
         if !self.shows_members_of(app, &notices.channel) {
             return;
         }
+        // Noted before it is sent: nobody may find this settled in between.
         let in_flight = self.unsent.begin(app, &notices.channel);
         let sent = self.publish_notices(app, notices);
         tokio::spawn(async move {
             match sent.await {
                 Ok(_) => in_flight.published(),
-                Err(error) => tracing::debug!(%error, "notices to other nodes are owed"),
+                Err(error) => {
+                    tracing::debug!(%error, "notices to other nodes have to be sent again");
+                }
             }
         });
     }
 
-    /// Tells of all changes so far, those that were gathered as counts included, before this node departs: nobody else knows of
-    /// them. Waits for Redis for `limits.redis_timeout` at most.
+    /// Notifies of all changes so far, those that were gathered as counts included, before this node departs: nobody
+    /// else knows of them. Waits for Redis for `limits.redis_timeout` at most.
     pub(crate) async fn notify_all_changes(&self) {
         let patience: Duration = self.hub.context().limits.redis_timeout;
         let told = async {
@@ -226,7 +232,7 @@ impl NoticeRelay {
         };
         if timeout(patience, told).await.is_err() {
             tracing::warn!(
-                "some members of this node have left, and other nodes' clients were not told: Redis took no message in time"
+                "some members of this node have left, and other nodes' clients were not notified: Redis took no message in time"
             );
         }
     }

@@ -37,7 +37,7 @@ struct Watermark {
     position: Position,
     /// What the node heard of the channel when the history was asked: if it hears the same now, nothing was missed since.
     subscription: SubscriptionState,
-    /// When the history was last told that the numbering is in use.
+    /// When the history last learned that the numbering is in use.
     remembered: Option<Instant>,
 }
 
@@ -60,8 +60,8 @@ impl Watermarks {
             .map(|mark| mark.position)
     }
 
-    /// The same, if nothing can have been missed of what was published before `subscription`: what this node has yet to place comes
-    /// to it, and so to whoever joins now.
+    /// The same, if nothing can have been missed of what was published before `subscription`: what this node has yet
+    /// to place comes to it, and so to a client that joins now.
     pub(super) fn current(&self, key: &Key, subscription: SubscriptionState) -> Option<Position> {
         let marks = self.stripe(key).lock();
         let mark = marks.of.get(key)?;
@@ -70,7 +70,7 @@ impl Watermarks {
         is_current.then_some(mark.position)
     }
 
-    /// Whether nothing was missed since the history was asked, but for what waits to be fetched.
+    /// Whether nothing was missed since the history was asked, except for what waits to be fetched.
     pub(super) fn has_listened(&self, key: &Key, subscription: SubscriptionState) -> bool {
         let marks = self.stripe(key).lock();
         marks
@@ -101,7 +101,7 @@ impl Watermarks {
         self.stripe(key).lock().tainted.insert(key.clone());
     }
 
-    /// Whether the history is to be told that the numbering is in use, as it was not for this `time`; it is the caller's to do then.
+    /// Whether the history is to learn that the numbering is in use, as it was not for this `time`; it is the caller's to do then.
     pub(super) fn is_to_be_remembered(&self, key: &Key, time: Duration) -> bool {
         let mut marks = self.stripe(key).lock();
         let Some(mark) = marks.of.get_mut(key) else {

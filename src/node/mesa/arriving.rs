@@ -39,8 +39,8 @@ pub(crate) enum MesaTake {
     Events,
 }
 
-/// A connection of a user that is about to be let in: messages for it wait here meanwhile. If it is not let in, they are
-/// stored again.
+/// A connection of a user that is about to be let in: messages for it wait here in the meantime. If it is not let in,
+/// they are stored again.
 #[derive(Debug)]
 pub(crate) struct MesaArrival {
     node: Arc<Node>,
@@ -107,6 +107,7 @@ impl Node {
                 mesa.users.lock().looks.note_taken(&arrival.user, list);
             }
             Ok(_) => {
+                // Nothing was stored, so nothing has to be confirmed.
                 mesa.users.lock().unconfirmed.remove(&id);
             }
             Err(error) => {
@@ -171,6 +172,7 @@ impl Node {
 
     /// The frames of stored messages, with a ping after them.
     async fn mesa_frames(&self, app: AppId, list: &[u8], take: MesaTake) -> Vec<Frame> {
+        // Reading a long list takes long.
         if list.len() >= LONG_BODY {
             self.queue_long_step(app, LongStep::Body).await;
         }
@@ -205,6 +207,7 @@ impl Node {
         let Some((mesa, cluster)) = self.mesa_in_redis(app) else {
             return false;
         };
+        // Only once, and only for a connection that was given something.
         if !mesa.users.lock().unconfirmed.remove(&id) {
             return false;
         }
@@ -230,6 +233,7 @@ impl Node {
         users.unanswered.remove(&id);
         if users.unconfirmed.remove(&id) {
             let field = self.mesa_field(id, user);
+            // Redis may not get this, so a later round does it again.
             users.owes |= !matches!(cluster.bus.health(), Health::Up);
             drop(mesa_put_back(mesa, cluster, user, field));
         }
@@ -381,12 +385,12 @@ impl Users {
         is_last
     }
 
-    /// Tells the states of a user apart: another one each time that a connection comes, is let in or goes.
+    /// Distinguishes the states of a user: another one each time that a connection comes, is let in or goes.
     pub(super) fn change(&self, user: &str) -> Option<u64> {
         self.here.get(user).map(|here| here.change)
     }
 
-    /// Keeps a message for the connections of `user` that are about to be let in; adds them to `kept`.
+    /// Holds a message for the connections of `user` that are about to be let in; adds them to `kept`.
     pub(super) fn capture(
         &mut self,
         user: &str,

@@ -70,7 +70,7 @@ struct Before {
 pub(crate) struct Decided {
     /// Users for whom there was no room.
     pub(crate) full: u64,
-    /// Why, if the app keeps as many bytes as it may.
+    /// Why, if the app stores as many bytes as it may.
     pub(crate) over_quota: Option<HistoryError>,
 }
 
@@ -137,6 +137,7 @@ impl Node {
             return Ok(Decided::default());
         };
 
+        // Everyone is wherever they are, and nothing is stored for all: nobody has to look them up.
         let users = match &dispatched.to {
             Recipients::Users(users) if dispatched.message.op != INTERNAL => users,
             _ => {
@@ -149,7 +150,7 @@ impl Node {
         let keys = cluster.mesa_keys(app);
         let list = mesa.list(&dispatched);
 
-        // The users for whom it is are told apart from it: there may be thousands, and each part has only its own.
+        // The users for whom it is are separate from it: there may be thousands, and each part has only its own.
         let text = dispatched.text;
         let message = Bytes::from(format!("{{\"message\":{text},\"recipients\":[]}}"));
         let mut decided = Decided::default();
@@ -195,6 +196,7 @@ impl Node {
                 keys.sent(),
             ];
 
+            // One after another: the last one says that the message is done.
             let full = cluster.bus.eval(&SETTLE, &keys.home, names, args).await?;
             decided.full += redis::from_redis_value::<u64>(full).unwrap_or(0);
             if rest.is_empty() {
@@ -219,6 +221,7 @@ impl Node {
         } = settled;
 
         let own = format!("{}:", self.id());
+        // Other nodes get the same publication.
         places.retain(|(_, stays)| stays.iter().any(|stay| stay.starts_with(&own)));
         if head.look {
             if let Some(mesa) = self.mesa.get(app) {
@@ -320,6 +323,7 @@ impl Node {
         }
 
         if captured.list.is_empty() {
+            // Nothing would be stored, so a user who has gone loses nothing.
             return Ok(());
         }
 
@@ -333,8 +337,8 @@ impl Node {
         Ok(())
     }
 
-    /// If a user has just gone, sees to it that a message is not lost that had come here for the user. If the user has come or gone
-    /// meanwhile, the message may come twice.
+    /// If a user has just gone, sees to it that a message is not lost that had come here for the user. If the user
+    /// has come or gone in the meantime, the message may come twice.
     fn mesa_missed(
         &self,
         mesa: &MesaApp,
@@ -381,6 +385,7 @@ impl Node {
                 ..Publication::new(event.clone(), target.clone())
             };
             match self.publish(app, publication).await {
+                // It was accepted already, so it waits as long as it takes.
                 Err(NodeError::Busy(_)) => {}
                 done => return done.map(|_| ()),
             }

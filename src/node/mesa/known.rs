@@ -1,8 +1,8 @@
 //! Who is in the set of connected users without being connected.
 //!
-//! With full sync a user who has once come stays in that set, so that dispatchers publish what Fanfare then stores. That holds as
-//! long as a node is there to do so. The last node that leaves takes those out whom this cluster has put there, so that
-//! dispatchers store by themselves meanwhile, and the next one puts them back.
+//! With full sync a user who has once come stays in that set, so that dispatchers publish what Fanfare then stores.
+//! That holds as long as a node is there to do so. The last node that leaves takes those out whom this cluster has
+//! put there, so that dispatchers store by themselves in the meantime, and the next one puts them back.
 
 use redis::Value;
 
@@ -35,6 +35,7 @@ impl Node {
         if let Some(cluster) = &self.cluster {
             cluster.membership.give_up_lease().await;
         }
+        // Several nodes that leave together may each have found the others still there.
         if !was_last {
             self.leave_to_dispatchers().await;
         }

@@ -32,12 +32,12 @@ use crate::{
 
 /// Users for whom a dispatcher may store something although they are connected.
 ///
-/// A dispatcher that found a user away goes on to read and write its list, whatever happens meanwhile. It takes a moment.
+/// A dispatcher that found a user away goes on to read and write its list, whatever happens in the meantime. It takes a moment.
 #[derive(Debug, Default)]
 pub(super) struct Looks {
     /// By how often one looks: in each, oldest first.
     due: [VecDeque<(Instant, SmolStr)>; MESA_LOOKS.len()],
-    /// The lists that users were given when they came, until nobody looks any more.
+    /// The lists that users were given when they came, until nobody looks any longer.
     taken: AHashMap<SmolStr, Vec<u8>>,
     /// Those of the last look, if its answer did not come: something may be set aside for them, wherever they are now. No other
     /// look is made before.
@@ -47,7 +47,7 @@ pub(super) struct Looks {
     scan: VecDeque<(SmolStr, Bytes)>,
 }
 
-/// A user whose time it is to be looked after, with what the user was given.
+/// A user who is due to be looked after, with what the user was given.
 type Due = (SmolStr, Option<Vec<u8>>);
 
 impl Looks {
@@ -76,7 +76,7 @@ impl Looks {
         }
     }
 
-    /// Some users whose time it is to be looked after, each once, or those of the look that was not answered.
+    /// Some users who are due to be looked after, each once, or those of the look that was not answered.
     fn take_due(&mut self, is_here: impl Fn(&SmolStr) -> bool) -> Vec<Due> {
         if !self.unanswered.is_empty() {
             return std::mem::take(&mut self.unanswered);
@@ -95,7 +95,7 @@ impl Looks {
                 } else {
                     self.taken.get(&user).cloned()
                 };
-                // Wherever else the user is, that node looks.
+                // The node where else the user is looks by itself.
                 if is_here(&user) {
                     let known = users.entry(user).or_default();
                     *known = known.take().or(taken);
@@ -156,7 +156,7 @@ impl Node {
                 let maintained = self.maintain_app(mesa, cluster, round, (has_missed, is_due));
                 if let Err(error) = maintained.await {
                     is_behind = true;
-                    tracing::debug!(%error, "the users of Mesa's programs in Redis are behind");
+                    tracing::debug!(%error, "the users of Mesa's programs in Redis are not up to date");
                 }
             }
 
@@ -178,6 +178,7 @@ impl Node {
             self.look_again(mesa, cluster).await?;
         }
 
+        // Taken before the work, so that a debt that is noted in between is not forgotten.
         if std::mem::take(&mut mesa.users.lock().owes) {
             let put_back = self.put_back_unknown(mesa, cluster).await;
             mesa.users.lock().owes |= put_back.is_err();
@@ -208,6 +209,7 @@ impl Node {
     ) -> Result<(), BusError> {
         let mut slice = TimeSlice::begin();
         loop {
+            // First, so that what the last look has found is not found again.
             self.tell_looked(mesa, cluster).await?;
             let due = {
                 let users = &mut *mesa.users.lock();
@@ -287,7 +289,7 @@ impl Node {
     }
 
     /// Delivers what a dispatcher has stored for a user who had come already. Returns what is to be stored again, since the user has
-    /// gone meanwhile, or nothing.
+    /// gone in the meantime, or nothing.
     async fn deliver_late(
         self: &Arc<Self>,
         mesa: &MesaApp,
@@ -389,6 +391,7 @@ impl Node {
         let seen = cluster.bus.command(&keys.home, seen).await?;
         let seen: Option<String> = redis::from_redis_value(seen).unwrap_or_default();
 
+        // In steps, so that Redis is not held for long by one script.
         loop {
             let names = vec![mesa.connected.clone(), keys.nodes(), keys.users(node)];
             let args = vec![
@@ -410,6 +413,7 @@ impl Node {
         }
 
         self.put_back_all(mesa, cluster, node, |_| true).await?;
+        // Last: a node that ends before this begins again from the same moment.
         let mut forget = redis::cmd("HDEL");
         forget.arg(keys.seen()).arg(node.to_string());
         cluster.bus.command(&keys.home, forget).await?;

@@ -84,11 +84,11 @@ struct Here {
     connections: u32,
     /// Those that are about to be let in.
     coming: SmallVec<[Coming; 1]>,
-    /// Tells this state of the user apart from any other.
+    /// Distinguishes this state of the user from any other.
     change: u64,
 }
 
-/// A connection that is about to be let in, and the messages for it that have come meanwhile.
+/// A connection that is about to be let in, and the messages for it that have come in the meantime.
 #[derive(Debug)]
 struct Coming {
     id: ConnectionId,
@@ -113,6 +113,7 @@ impl Users {
 
 impl MesaApp {
     fn new(app: AppId, config: &MesaConfig) -> Self {
+        // Names that Mesa's programs use as well.
         let named = |name: &str| {
             config.namespace.as_ref().map_or_else(
                 || SmolStr::from(name),
@@ -146,7 +147,8 @@ impl MesaApp {
         self.config.sync == MesaSync::Full
     }
 
-    /// What scripts are told of who counts as connected: exactly those who are, or everyone whose messages are taken care of.
+    /// What scripts get as who counts as connected: exactly those who are, or everyone whose messages are taken care
+    /// of.
     fn exact(&self) -> Bytes {
         Bytes::from_static(if self.is_full() { b"0" } else { b"1" })
     }

@@ -10,14 +10,14 @@ use crate::{
     limits::{MESA_PORTAL_BYTES, MESA_PORTALS},
 };
 
-/// The portals that are there, each in its turn.
+/// The portals that are there. News goes to one after the other.
 #[derive(Debug, Default)]
 pub(super) struct Portals {
     ids: Vec<String>,
     next: usize,
 }
 
-/// What a portal is told of a client. `user` is its id, if it has authenticated.
+/// The news of a client for a portal. `user` is its id, if it has authenticated.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum PortalNews<'a> {
     /// It has connected.
@@ -82,6 +82,7 @@ fn is_id(id: &str) -> bool {
 impl Portals {
     fn note(&mut self, id: String, is_ready: bool) {
         self.ids.retain(|known| *known != id);
+        // Anyone who can publish there can make up portals, so they are bounded.
         if is_ready && self.ids.len() < MESA_PORTALS {
             self.ids.push(id);
         }
@@ -93,8 +94,9 @@ impl Portals {
         self.ids = ids.take(MESA_PORTALS).collect();
     }
 
-    /// The one whose turn it is.
+    /// The next one.
     fn choose(&mut self) -> Option<&str> {
+        // One after the other, so that each has its part of the news.
         self.next = (self.next + 1) % self.ids.len().max(1);
         self.ids.get(self.next).map(String::as_str)
     }
@@ -126,7 +128,7 @@ impl PortalNews<'_> {
 }
 
 impl Node {
-    /// Tells a portal of a client, if there is one and the app has portals. Returns whether there is.
+    /// Sends a portal news of a client, if there is one and the app has portals. Returns whether there is.
     pub(crate) fn tell_portal(&self, app: AppId, news: &PortalNews<'_>) -> bool {
         let Some((mesa, cluster)) = self.mesa_in_redis(app) else {
             return false;
@@ -142,7 +144,7 @@ impl Node {
         };
 
         let Some(told) = told else { return false };
-        // Queued at once, whether or not it is waited for.
+        // Queued immediately, whether or not it is waited for.
         drop(cluster.bus.publish(&mesa.portal, told.into()));
         true
     }
@@ -150,7 +152,7 @@ impl Node {
     /// Notes that a portal comes or goes, as it has said.
     ///
     /// # Errors
-    /// [`MesaError::Unreadable`] if that is none of a portal.
+    /// [`MesaError::Unreadable`] if that is not a message of a portal.
     pub(crate) fn portal_said(&self, app: AppId, payload: &[u8]) -> Result<(), MesaError> {
         let Said { id, ready } = Said::read(payload)?;
         if let Some(mesa) = self.mesa.get(app) {

@@ -1,4 +1,4 @@
-//! What Mesa's programs have stored counts towards what an app may keep.
+//! What Mesa's programs have stored counts towards what an app may store.
 //!
 //! Dispatchers write and Fanfare takes away, each without the other's knowledge, so nobody could keep a sum. Redis is asked how much
 //! memory the hashes need, which it estimates from some of their fields.
@@ -7,7 +7,7 @@ use super::{Cluster, MesaApp, Node};
 use crate::{bus::BusError, limits::MESA_SAMPLES};
 
 impl Node {
-    /// Looks how much is stored for those who are away, of each app that may keep only so many bytes. What cannot be read now is
+    /// Looks how much is stored for those who are away, of each app that may store only so many bytes. What cannot be read now is
     /// taken to be what it was.
     pub(in crate::node) async fn mesa_look_at_stored(&self) {
         let Some(cluster) = &self.cluster else { return };

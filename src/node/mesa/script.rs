@@ -6,7 +6,8 @@ use std::sync::LazyLock;
 
 use crate::bus::Script;
 
-/// Joins two lists; appends a list to what is stored for a user, if there is room, which there is none of with 0 bytes; finds the nodes where a user is.
+/// Joins two lists; appends a list to what is stored for a user, if there is room (with 0 bytes there is not); finds
+/// the nodes where a user is.
 const HELPERS: &str = r#"
 -- What a list holds, without its brackets; nothing if that is nothing. Programs may write white space, as JSON allows.
 local function items(list)
@@ -40,7 +41,7 @@ local function places(nodes, prefix, user, but)
   end
   return found
 end
--- Tells the nodes where a user is that something is stored.
+-- Notifies the nodes where a user is that something is stored.
 local function tell(nodes, prefix, channel, user)
   local found = places(nodes, prefix, user, '')
   if #found > 0 then
@@ -57,7 +58,7 @@ local function is_another_there(leases, node)
   end
   return false
 end
--- A user is connected. Whoever stays that is noted, as far as this cluster has put the user there.
+-- A user is connected. One who stays that is noted, as far as this cluster has put the user there.
 local function connect(connected, known, user, exact)
   if redis.call('SADD', connected, user) == 1 and exact == '0' then redis.call('HSET', known, user, 1) end
 end
@@ -114,7 +115,7 @@ end
 return 1
 ";
 
-    /// What was set aside was not confirmed, and waits again, before what was stored meanwhile.
+    /// What was set aside was not confirmed, and waits again, before what was stored in the meantime.
     ///
     /// KEYS: what is stored, what is set aside, the nodes. ARGV: user, field, prefix of the nodes' users, the channel.
     PUT_BACK = r"
@@ -131,7 +132,7 @@ return 1
     /// Decides about a message for users: it is stored for those who are away, and published for the nodes where the others are.
     /// In this step all users are either away or at a node.
     ///
-    /// What goes to nodes is kept for a while, in case that one of them is dying.
+    /// What goes to nodes is stored for a while, in case that one of them is dying.
     ///
     /// KEYS: the connected, what is stored, the nodes, what has gone to nodes.
     /// ARGV: prefix of the nodes' users, prefix of those who have just gone, the channel, the head of the publication, the
@@ -228,7 +229,7 @@ end
 return lists
 ";
 
-    /// What a look has found is delivered, or is stored again, before what was stored meanwhile. A second time it does nothing.
+    /// What a look has found is delivered, or is stored again, before what was stored in the meantime. A second time it does nothing.
     ///
     /// KEYS: what is stored, what is set aside, the nodes. ARGV: user, field, prefix of the nodes' users, the channel, and the list
     /// that is stored again or nothing.

@@ -1,4 +1,4 @@
-//! Keeping an event where all nodes keep theirs: in Redis, by which it comes back to every node.
+//! Storing an event where all nodes store theirs: in Redis, by which it comes back to every node.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -21,11 +21,10 @@ use crate::{
 };
 
 impl Node {
-    /// Keeps events of `app` that all come back over the bus, one after another. `has_begun` is dropped when all are on their
-    /// way to Redis: what is begun after that is kept after them.
+    /// Stores events of `app` that all come back over the bus, one after another. `has_begun` is dropped when all are
+    /// on their way to Redis: what is begun after that is stored after them.
     ///
-    /// # Errors
-    /// The first that occurs; what comes after it is not kept.
+    /// # Errors The first that occurs; what comes after it is not stored.
     pub(crate) async fn publish_in_order(
         &self,
         app: AppId,
@@ -49,8 +48,9 @@ impl Node {
         Ok(())
     }
 
-    /// Keeps an event, and waits until it has come back over the bus: by it, every node, this one too, places the event
-    /// in the history's order. It takes its place at admission then. `has_begun` is dropped when all of it is on its way.
+    /// Stores an event, and waits until it has come back over the bus: by it, every node, this one too, places the
+    /// event in the history's order. It takes its place at admission then. `has_begun` is dropped when all of it is on
+    /// its way.
     pub(super) async fn publish_durable(
         &self,
         prepared: Prepared,
@@ -60,9 +60,9 @@ impl Node {
         receipts.pop().unwrap_or(Err(NodeError::Failed))
     }
 
-    /// Keeps publications that all come back over the bus, and returns what became of each. Their events go to Redis in order, up to
-    /// [`STORED_AT_ONCE`] at the same time. So those of one topic are kept and placed in order. One that fails does not stop the
-    /// others. All are carried out whatever becomes of the caller.
+    /// Stores publications that all come back over the bus, and returns what became of each. Their events go to Redis
+    /// in order, up to [`STORED_AT_ONCE`] at the same time. So those of one topic are stored and placed in order. One
+    /// that fails does not stop the others. All are carried out whatever becomes of the caller.
     pub(crate) async fn publish_stored(
         self: &Arc<Self>,
         publications: Vec<Prepared>,
@@ -113,6 +113,7 @@ impl Node {
             }
         }
 
+        // All has its place in the queue to Redis, so what is begun from here on comes after it.
         drop(has_begun);
         while !under_way.is_empty() {
             end_first(&mut under_way, &mut ends, &mut timeout).await;
@@ -161,8 +162,8 @@ impl Node {
         Ok(receipt)
     }
 
-    /// What is answered where keeping failed: an error only if nothing was done for certain. Otherwise the receipt says how
-    /// much was kept, and names every node that serves the app, since none is certain to have the rest.
+    /// The answer where storing failed: an error only if nothing was done for certain. Otherwise the receipt says how
+    /// much was stored, and names every node that serves the app, since none is certain to have the rest.
     fn unsure(&self, app: AppId, error: NodeError, receipt: &mut Receipt) -> Result<(), NodeError> {
         if receipt.stored == 0 && !is_open(&error) {
             return Err(error);
@@ -184,7 +185,7 @@ struct Storing {
     retention: Option<Retention>,
     /// The channel that it is for, if it is for one.
     channel: Option<SmolStr>,
-    /// The topics that keep it.
+    /// The topics that store it.
     keys: Vec<Key>,
 }
 
@@ -238,7 +239,7 @@ struct End {
     receipt: Receipt,
     /// Where its last event stands.
     position: Option<Position>,
-    /// Why some of it was not kept, or may not be: the first error, or rather one that leaves open whether it was kept.
+    /// Why some of it was not stored, or may not be: the first error, or rather one that leaves open whether it was stored.
     failed: Option<NodeError>,
 }
 
@@ -274,12 +275,13 @@ async fn end_first(
             end.receipt.stored += 1;
             end.position = Some(position);
         }
+        // One that leaves open whether it was stored says more than one that does not.
         Err(error) if end.failed.is_none() || is_open(&error) => end.failed = Some(error),
         Err(_) => {}
     }
 }
 
-/// Whether it leaves open that the event was kept.
+/// Whether it leaves open that the event was stored.
 fn is_open(error: &NodeError) -> bool {
     matches!(error, NodeError::History(HistoryError::Unanswered))
 }

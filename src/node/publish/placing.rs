@@ -1,4 +1,5 @@
-//! Carrying out what was admitted: placing it here, and before that storing it where this node alone keeps it.
+//! Carrying out what was admitted: placing it here, and before that storing it where this node alone stores
+//! it.
 
 use std::{sync::Arc, time::Instant};
 
@@ -116,6 +117,7 @@ impl Node {
         } = prepared;
 
         let mut receipt = Receipt::new(id);
+        // Before it is placed here, so that other nodes need not wait for that.
         let sent = message.and_then(|message| self.send(message));
         let began = Instant::now();
 
@@ -183,7 +185,7 @@ impl Node {
         let appended = self.history.append(&key, &retention, new).await?;
         self.app(selection.app).metrics.encodings.inc();
 
-        // Whoever joined meanwhile was told an offset before this one, and must have it.
+        // A client that joined in the meantime has got an offset before this one, and must have it.
         let reach = self.hub.reach(selection);
         let forms = &self.hub.context().forms;
         let frame = forms.to_place(selection.app, &appended.frame);
@@ -200,7 +202,7 @@ impl Node {
         Ok(())
     }
 
-    /// Stores an event for each user in turn, and places it for the connections of each.
+    /// Stores an event for one user after the other, and places it for the connections of each.
     async fn place_for_users(
         &self,
         selection: &mut Selection,
@@ -234,6 +236,7 @@ impl Node {
             slice.rest().await;
         }
 
+        // Once for all users: the upper bound was taken for all of them together.
         self.hub.settle_permit(permit, receipt.queued);
         Ok(())
     }

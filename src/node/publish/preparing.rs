@@ -1,4 +1,5 @@
-//! Settling what a publication means: whom its target names, for whom it is kept, and its encoding. Nothing is done for it yet.
+//! Settling what a publication means: whom its target names, for whom it is stored, and its encoding. Nothing is done
+//! for it yet.
 
 use std::sync::Arc;
 
@@ -20,7 +21,7 @@ use crate::{
     protocol::event::{Draft, Marks},
 };
 
-/// For whom an event is kept.
+/// For whom an event is stored.
 #[derive(Debug)]
 pub(super) enum Durability {
     Transient,
@@ -70,7 +71,7 @@ impl Prepared {
 }
 
 impl Node {
-    /// Whether the event is kept for anyone.
+    /// Whether the event is stored for anyone.
     ///
     /// # Errors
     /// [`NodeError::CannotStore`].
@@ -212,10 +213,10 @@ impl Node {
         Ok(())
     }
 
-    /// For whom an event with this target is kept.
+    /// For whom an event with this target is stored.
     ///
-    /// Among several nodes nothing is kept of what is for one node's connections only: its members would have another
-    /// history than the rest.
+    /// Among several nodes nothing is stored of what is for one node's connections only: its members would have
+    /// another history than the rest.
     fn durability(
         &self,
         app: AppId,
@@ -242,6 +243,7 @@ impl Node {
                 .filter(excepted)
                 .map(|user| user.as_str().into())
                 .collect();
+            // Two events for one user would be stored as two.
             users.sort_unstable();
             users.dedup();
             Durability::Users(users, retention)
@@ -262,7 +264,8 @@ impl Node {
     }
 }
 
-/// Who is left out when a kept event is replayed: those whom the caller excepted, and a sender without echo.
+/// The readers that are left out when a stored event is replayed: those whom the caller excepted, and a
+/// sender without echo.
 fn omitted(durability: &Durability, target: &Target, author: Option<&Author>) -> Option<Arc<Omit>> {
     if matches!(durability, Durability::Transient) {
         return None;

@@ -33,6 +33,7 @@ impl Node {
                 bound = self.compile_aside(app, &one.target).await?;
             }
             let one = self.prepare_with(app, one, bound.clone())?;
+            // The next ones take the bound filter, which is compiled once.
             bound.clone_from(&one.selection.filter);
             prepared.push(one);
             slice.rest().await;
@@ -47,8 +48,8 @@ impl Node {
         run_detached(self.clone().carry_out_all(app, by_bus, admitted)).await?
     }
 
-    /// Carries out one after another; those that come back over the bus first, which take their places at admission then:
-    /// meanwhile the others hold none, or admission could be full of what waits for it.
+    /// Carries out one after another; those that come back over the bus first, which take their places at admission
+    /// then: in the meantime the others hold none, or admission could be full of what waits for it.
     async fn carry_out_all(
         self: Arc<Self>,
         app: AppId,
@@ -65,6 +66,7 @@ impl Node {
             return Ok(receipt.unwrap_or_else(|| Receipt::new(Uuid::now_v7())));
         }
 
+        // Their places are given back: the events that come over the bus need some.
         let here: Vec<Prepared> = admitted.into_iter().map(|one| one.prepared).collect();
         for prepared in by_bus {
             if !self.sum_up(

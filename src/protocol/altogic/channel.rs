@@ -48,7 +48,7 @@ pub fn unescape(name: &str) -> Cow<'_, str> {
         }
     }
 
-    // A native client may have made up digits that are no UTF-8.
+    // A native client may have made up digits that are not UTF-8.
     String::from_utf8(text).map_or(Cow::Borrowed(name), Cow::Owned)
 }
 

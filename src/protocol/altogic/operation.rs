@@ -59,7 +59,7 @@ pub enum Operation<'a> {
     Join {
         /// The channel.
         channel: Cow<'a, str>,
-        /// Whether to be told of it, where the message says.
+        /// Whether to be notified of it, where the message says.
         echo: Option<bool>,
     },
     /// Be a member no longer.
@@ -160,6 +160,7 @@ impl<'a> Operation<'a> {
         argument: &'a RawValue,
         is_server: bool,
     ) -> Result<Self, Misunderstood> {
+        // serde would read the struct from a list as well.
         let payload: Payload<'a> = serde_json::from_str(argument.get())
             .ok()
             .filter(|_| argument.get().starts_with('{'))
@@ -213,6 +214,7 @@ impl<'a> Operation<'a> {
                 channel: needed_channel(name, "channel", payload.channel)?,
             },
 
+            // Not as unknown events: what is missing is only the key.
             "send_message" | "broadcast_message" | "user_event" | "get_members" => {
                 let why = "is for server libraries, which connect with an API key as accessToken";
                 return Err(Misunderstood(format!("\"{name}\" {why}")));
@@ -284,7 +286,7 @@ fn truth(raw: Option<&RawValue>) -> Option<bool> {
     }
 }
 
-/// The beginning of a name that a client made up, to be told back to it.
+/// The beginning of a name that a client made up, to be repeated to it.
 fn cut(name: &str) -> String {
     name.chars().take(40).collect()
 }

@@ -78,6 +78,7 @@ impl Assembly {
                 let Err(error) = from_utf8(piece).map(|whole| text.push_str(whole)) else {
                     return Ok(());
                 };
+                // Without a length, the error is a character that goes on in the next piece.
                 if error.error_len().is_some() {
                     return Err(Violation::NotUtf8);
                 }
@@ -108,7 +109,7 @@ impl Assembly {
 }
 
 impl Cut {
-    /// Moves bytes of `piece` over until the character is whole and in `text`; answers the rest of `piece`.
+    /// Moves bytes of `piece` over until the character is whole and in `text`; returns the rest of `piece`.
     fn complete<'p>(&mut self, text: &mut String, piece: &'p [u8]) -> Result<&'p [u8], Violation> {
         let mut rest = piece;
         while self.len > 0 {

@@ -4,7 +4,7 @@ use crate::protocol::frame::Frame;
 
 const PREFIX: &[u8] = b"stored:";
 
-/// A WebSocket ping to stand behind the stored event at `offset`; every client answers it by itself.
+/// A WebSocket ping to place after the stored event at `offset`; every client answers it by itself.
 pub fn confirm_ping(offset: u64) -> Frame {
     Frame::ping(&[PREFIX, &offset.to_be_bytes()].concat())
 }

@@ -72,7 +72,7 @@ impl<'de> Visitor<'de> for Object {
     }
 }
 
-/// The beginning of a name that a client made up, to be told back to it.
+/// The beginning of a name that a client made up, to be repeated to it.
 pub(super) fn cut(name: &str) -> String {
     name.chars().take(40).collect()
 }

@@ -26,7 +26,7 @@ pub struct Member<'a> {
 pub enum MemberKind {
     /// It is one now.
     Joined,
-    /// It is none any more.
+    /// It is no longer one.
     Left,
     /// Its profile, its user or its connection is another.
     Updated,
@@ -95,7 +95,7 @@ impl MembersBuilder {
 
     /// Adds `member`; false where it does not fit, and is not added.
     ///
-    /// The first one always fits, so that who pages through gets on.
+    /// The first one always fits, so that every page makes progress.
     pub fn push(&mut self, member: &Member<'_>) -> bool {
         let before = self.json.len();
         let is_first = before == 1;
@@ -123,7 +123,7 @@ impl MembersBuilder {
     /// The list.
     pub fn finish(mut self) -> Box<RawValue> {
         self.json.push(b']');
-        // Only whole members stand in it, so it is JSON.
+        // It has whole members only, so it is JSON.
         let json = String::from_utf8(self.json)
             .ok()
             .and_then(|json| RawValue::from_string(json).ok());

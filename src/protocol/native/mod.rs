@@ -1,5 +1,5 @@
-//! The client protocol `fanfare.v1`: JSON objects in text frames, told apart by `op`; bytes in binary frames, behind
-//! such an object.
+//! The client protocol `fanfare.v1`: JSON objects in text frames, distinguished by `op`; bytes in binary frames,
+//! after such an object.
 
 mod confirm;
 mod fields;

@@ -218,6 +218,7 @@ struct FrameMembers<'a> {
     data: Option<&'a RawValue>,
     #[serde(borrow)]
     from: Option<ParsedSender<'a>>,
+    // A text in an event, and in an answer whatever the client has sent.
     #[serde(borrow)]
     id: Option<&'a RawValue>,
     offset: Option<u64>,
@@ -245,6 +246,7 @@ struct FrameMembers<'a> {
     expires_at: Option<u64>,
     #[serde(borrow)]
     cursor: Option<Text<'a>>,
+    // A text in `error`, and a number in `bye`.
     #[serde(borrow)]
     code: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -274,6 +276,7 @@ impl<'a> ParsedFrame<'a> {
         match frame.opcode() {
             TEXT => Self::of_parts(serde_json::from_slice(payload).ok()?),
             BINARY => {
+                // After the version byte and the length of the head.
                 let (head, bytes) = payload
                     .get(3..)?
                     .split_at_checked(usize::from(u16::from_be_bytes([payload[1], payload[2]])))?;

@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 use super::members::{Changes, Member, MemberKind, MembersPage, as_text};
 use crate::{close::Close, id::ConnectionId, limits::EXPIRED_RECONNECT, protocol::frame::Frame};
 
-/// What a client is told when it is let in.
+/// The first message to a client that is let in.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Welcome<'a> {
     /// Its connection.
@@ -51,7 +51,7 @@ pub struct Position {
 /// What the ack of a `join` carries; what is `None` is left out.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct JoinAck<'a> {
-    /// Where the channel's history stands.
+    /// The position of the channel's history.
     pub position: Option<&'a Position>,
     /// Whether all that was missed is replayed.
     pub recovered: Option<bool>,
@@ -208,7 +208,7 @@ pub fn goes_on(channel: &str, position: &Position, recovered: bool) -> Frame {
     })
 }
 
-/// Says that the client is no member of `channel` any more, without having asked.
+/// Says that the client is no longer a member of `channel`, without having asked.
 pub fn left(channel: &str) -> Frame {
     frame(&Reply::Left { channel })
 }
@@ -233,7 +233,7 @@ pub fn member(
     })
 }
 
-/// Says how often what became of the members of `channel`, where telling each would be too much; `count` members
+/// Says how often what became of the members of `channel`, if one notice for each would be too much; `count` members
 /// and `users` are left.
 pub fn members_changed(channel: &str, changes: &Changes, count: u64, users: u64) -> Frame {
     let Changes {

@@ -80,7 +80,7 @@ pub enum Request<'a> {
         /// What is sent.
         message: ClientEvent<'a>,
     },
-    /// Call a function behind the server.
+    /// Call a function of the embedding program.
     Call {
         /// The function's name.
         name: Cow<'a, str>,
@@ -231,7 +231,7 @@ fn unknown_op(op: &str) -> Refusal {
 /// Longest `id`, in bytes of JSON.
 const ID_BYTES: usize = 64;
 
-/// Longest text of serde's that is told to a client.
+/// Longest text of serde's that is sent to a client.
 const MESSAGE_CHARS: usize = 200;
 
 /// Reads one text message.
@@ -271,6 +271,7 @@ pub fn parse_as<'a>(
         Err(error) => return Err(bad(without_place(&error)).under(id)),
     };
 
+    // The bytes are the data. The object only has their placeholder.
     if bytes.is_some() {
         fields.take("data");
     }
@@ -324,7 +325,7 @@ fn split(bytes: &[u8]) -> Result<(&str, &[u8]), &'static str> {
 fn understand<'a>(text: &'a str, bytes: Option<&'a [u8]>) -> Result<Call<'a>, Misunderstood<'a>> {
     let mut fields: Fields<'a> = match serde_json::from_str(text) {
         Ok(fields) => fields,
-        // What is wrong with the data may be found before the text proves to be no JSON.
+        // A fault of the data may be found before the text proves not to be JSON.
         Err(error) if !error.is_data() || serde_json::from_str::<IgnoredAny>(text).is_err() => {
             let message = if bytes.is_some() {
                 "the header of the binary message is not JSON"
@@ -364,6 +365,7 @@ fn request_of<'a>(
 ) -> Result<Request<'a>, Refusal> {
     let mut reader = Reader { op, fields, bytes };
     let request = reader.request()?;
+    // After the request has taken its fields out: those that are left are unknown.
     if let Some(refusal) = reader.unknown_field() {
         return Err(refusal);
     }
@@ -399,8 +401,8 @@ fn without_place(error: &serde_json::Error) -> String {
 
 /// Takes out of a message what its `op` takes.
 ///
-/// `null` stands for the absence of what may be absent, but for `except`: what should narrow a target must not fall
-/// away for want of a value.
+/// `null` means that an optional field is absent. Not so for `except`: what narrows a target must not disappear for
+/// want of a value.
 struct Reader<'o, 'a> {
     op: &'o str,
     fields: Fields<'a>,
@@ -547,6 +549,7 @@ impl<'a> Reader<'_, 'a> {
     }
 
     fn profile(&mut self) -> Result<&'a RawValue, Refusal> {
+        // Not as an optional field, since `null` removes the profile.
         let data = self
             .fields
             .take("data")
@@ -567,7 +570,7 @@ impl<'a> Reader<'_, 'a> {
         match self.bytes.take() {
             None => Ok(Data::Json(self.data())),
             Some(_) if self.fields.take("data").is_some() => Err(bad(
-                "a binary message has its data behind the header, not in it",
+                "a binary message has its data after the header, not in it",
             )),
             Some(bytes) => Ok(Data::Bytes(Cow::Borrowed(bytes))),
         }

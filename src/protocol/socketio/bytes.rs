@@ -53,7 +53,7 @@ pub fn inline(json: &str, attachments: &[Box<[u8]>]) -> Result<String, Malformed
     }
 }
 
-/// JSON in pieces, with the attachments that stand between them.
+/// JSON in pieces, with the attachments that go between them.
 #[derive(Debug)]
 pub(in crate::protocol) struct Outlined {
     pub(in crate::protocol) json: Vec<u8>,

@@ -33,9 +33,9 @@ pub(in crate::protocol) const RESERVED: [&str; 6] = [
 pub struct Namespace {
     /// As clients name it: `/`, `/chat`.
     pub name: String,
-    /// What stands before the names of its channels: nothing for `/`, `chat:`.
+    /// The beginning of its channels' names: nothing for `/`, `chat:`.
     pub prefix: String,
-    /// What stands before the id in its packets: nothing for `/`, `/chat,`.
+    /// The text before the id in its packets: nothing for `/`, `/chat,`.
     lead: String,
 }
 
@@ -63,12 +63,12 @@ impl Namespaces {
         Self(names.map(namespace).collect())
     }
 
-    /// Where the one with this `name` stands.
+    /// The index of the one with this `name`.
     pub fn find(&self, name: &str) -> Option<usize> {
         self.0.iter().position(|namespace| namespace.name == name)
     }
 
-    /// The one that stands at `at`.
+    /// The one at the index `at`.
     pub fn get(&self, at: usize) -> Option<&Namespace> {
         self.0.get(at)
     }
@@ -371,7 +371,7 @@ impl Event<'_> {
         }
     }
 
-    /// What stands before the data.
+    /// The part before the data.
     fn head(&self) -> Vec<u8> {
         let mut head = b"[".to_vec();
         write_json_string(&mut head, self.safe_name());
@@ -379,7 +379,8 @@ impl Event<'_> {
         head
     }
 
-    /// What stands behind the data: where the event comes from, if there is something to say of it, and its place in a history.
+    /// The part after the data: where the event comes from, if there is something to say of it, and its place in a
+    /// history.
     ///
     /// The place is a string of its own. A client that may be recovered keeps the last argument of every event if that is a
     /// string, and names it when it comes back. So no other string is ever the last argument: after data that is one, and of

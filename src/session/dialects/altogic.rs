@@ -1,7 +1,7 @@
 //! Clients of Altogic and Agnost, and Agnost's server library.
 //!
-//! They speak Socket.IO over a WebSocket, in its main namespace only. Each of their events is one operation. What a client is
-//! told about itself comes with the answer to the operation, since the server's notices are for the others.
+//! They speak Socket.IO over a WebSocket, in its main namespace only. Each of their events is one operation. A
+//! client learns about itself from the answer to the operation, since the server's notices are for the others.
 
 use std::iter;
 
@@ -58,12 +58,13 @@ struct Slots {
     id: Option<Box<RawValue>>,
     /// The data of its event.
     data: Option<Box<RawValue>>,
-    /// Bytes of what its client is told of itself in each of its channels.
+    /// Bytes of the notices about itself that its client gets, one for each of its channels.
     told: usize,
 }
 
 impl Altogic {
-    /// A client that is told `open` first, and has the form `inside` once it is let in. Its packets have at most `most_bytes`.
+    /// A client that is sent `open` first, and has the form `inside` once it is let in. Its packets have at most
+    /// `most_bytes`.
     pub(crate) fn new(inside: Form, most_bytes: usize, open: Vec<u8>) -> Self {
         Self {
             open,
@@ -143,8 +144,8 @@ impl Altogic {
         me.event(&packet, self.bytes.take(), &mut self.slots)
     }
 
-    /// What a client says of itself. It has to name a client key if the app `has_keys`: without any, there is nothing to tell one
-    /// from another.
+    /// What a client says of itself. It has to name a client key if the app `has_keys`: without any, there is nothing
+    /// to distinguish one from another.
     fn connect<'m>(&mut self, auth: Option<&'m RawValue>, has_keys: bool) -> Meaning<'m> {
         if self.has_entered {
             return Meaning::Nothing;
@@ -303,7 +304,7 @@ impl<'c> Me<'c> {
         Ok(Meaning::Call(Call { id, request }))
     }
 
-    /// The id by which the client is told of itself once `operation` is done, if it wants that.
+    /// The id by which the client is notified of itself once `operation` is done, if it wants that.
     fn echo_of(&self, operation: &Operation<'_>) -> Option<Box<RawValue>> {
         let (own, id) = (self.connection, self.connection.id());
         let profile = own

@@ -111,7 +111,7 @@ impl From<Malformed> for Unintelligible {
 }
 
 impl SocketIo {
-    /// A client that is told `open` first.
+    /// A client that is sent `open` first.
     pub(crate) fn new(setup: Setup, open: Vec<u8>) -> Self {
         Self {
             setup,
@@ -416,8 +416,8 @@ fn raw(json: String) -> Option<Box<RawValue>> {
     RawValue::from_string(json).ok()
 }
 
-/// Where the namespace `name` stands and what its channels begin with, if the client is `inside`. Socket.IO's own server passes
-/// over events for other ones as well.
+/// The index of the namespace `name` and what its channels begin with, if the client is `inside`. Socket.IO's own
+/// server ignores events for other ones as well.
 fn place<'n>(namespaces: &'n Namespaces, inside: u8, name: &str) -> Option<(usize, &'n str)> {
     let at = namespaces.find(name)?;
     let namespace = namespaces.get(at)?;

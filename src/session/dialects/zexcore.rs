@@ -12,7 +12,7 @@ use crate::{
     session::dialect::{Credentials, Dialect, Meaning, Unintelligible},
 };
 
-/// What a client is told that gives no token.
+/// The message for a client that gives no token.
 const NO_TOKEN: &str = "authenticationData must be a token, or an object with a \"token\"";
 
 /// One client's side.
@@ -82,7 +82,7 @@ fn invoke(frame: ClientFrame<'_>) -> Meaning<'_> {
     })
 }
 
-/// Joining a channel for each tag. What is not tagged reaches the client without that.
+/// Joining a channel for each tag. Events without a tag reach the client without that.
 fn subscribe(frame: ClientFrame<'_>) -> Meaning<'_> {
     let id = frame.id();
     let bad = frame
@@ -93,6 +93,7 @@ fn subscribe(frame: ClientFrame<'_>) -> Meaning<'_> {
         return refused(id.map(ToOwned::to_owned), error.code(), &error.to_string());
     }
     if frame.tags.is_empty() {
+        // With nothing to join, the client still gets its answer, as for a ping.
         let request = Request::Ping;
         return Meaning::Call(Call { id, request });
     }

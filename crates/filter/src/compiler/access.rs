@@ -191,6 +191,7 @@ impl Compiler {
 
             for (key, value) in &entries {
                 let key = key(frame)?;
+                // CEL allows no double as a key of a map literal.
                 let key = if matches!(&*key, Value::Double(_)) {
                     None
                 } else {

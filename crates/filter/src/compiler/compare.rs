@@ -124,6 +124,7 @@ impl Compiler {
 /// A path equals a literal or a param: by far the most common test.
 fn place_equals(place: AttributePath, fixed: Fixed, negate: bool, span: Span) -> Test {
     match fixed {
+        // Text so short is not charged, so this cannot fail.
         Fixed::Constant(Value::String(text)) if text.len() <= FREE_TEXT => {
             test(move |frame| match place.get(frame) {
                 Some(Value::String(value)) => Tri::from((*value == text) != negate),
@@ -194,6 +195,7 @@ fn place_contains(place: AttributePath, fixed: Fixed, span: Span) -> Test {
         Fixed::Constant(Value::String(text)) if text.len() <= FREE_TEXT => {
             test(move |frame| match place.get(frame) {
                 Some(Value::List(items)) => {
+                    // For the whole list before the walk, which then checks nothing per item.
                     value_of!(frame, frame.base.charge(ITEM * items.len(), span));
                     items
                         .iter()

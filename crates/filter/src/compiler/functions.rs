@@ -227,7 +227,7 @@ fn to_int(base: &Base<'_>, value: &Value, span: Span) -> Applied {
     const BEYOND: f64 = 9_223_372_036_854_775_808.0;
     match value {
         Value::Int(_) => Ok(value.clone()),
-        // CEL leaves out the least int too, which a double cannot tell from what lies just below it.
+        // CEL leaves out the least int too, which a double cannot distinguish from what is just below it.
         Value::Double(double) if *double > -BEYOND && *double < BEYOND => {
             Ok(Value::Int(*double as i64))
         }

@@ -25,6 +25,7 @@ impl Compiler {
 
         if kind == Macro::ExistsOne {
             return test(move |frame| {
+                // All items are visited, since a second match or an error further on decides too.
                 let mut found = 0;
                 let range = value_of!(frame, range(frame));
                 let walked = walk(frame, &range, cost, span, |inner, _| {

@@ -119,6 +119,7 @@ impl Compiler {
     /// A chain of `&&` or `||`: `decides` ends it, and an error counts only if nothing does.
     fn chain(&mut self, nodes: &[Node], decides: Tri) -> Test {
         let mut tests: Vec<Test> = nodes.iter().map(|node| self.test(node)).collect();
+        // Most chains have two operands, which need no loop.
         if tests.len() == 2
             && let (Some(right), Some(left)) = (tests.pop(), tests.pop())
         {

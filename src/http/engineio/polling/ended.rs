@@ -35,7 +35,7 @@ impl Ended {
 }
 
 impl Polls {
-    /// The session of `sid` has ended. Keeps what its client has yet to be told.
+    /// The session of `sid` has ended. Keeps what its client has yet to be sent.
     pub(in crate::http::engineio) fn end(self: &Arc<Self>, sid: &str) {
         let found = self.clients.lock().get(sid).cloned();
         let Some(transport) = found else { return };

@@ -24,7 +24,7 @@ use crate::{
     session::handover::{Far, Handover, read_all},
 };
 
-/// How a client of Engine.IO that began with polling stands.
+/// The state of a client of Engine.IO that began with polling.
 ///
 /// ```text
 /// Polling ──► Probing ──probe──► Probed ──upgrade──► Upgraded
@@ -37,7 +37,8 @@ pub(super) enum Phase {
     Polling,
     /// The same, and has opened a WebSocket.
     Probing,
-    /// A WebSocket wants to take over: polls are answered at once, so that the client stops polling.
+    /// A WebSocket wants to take over: polls are answered immediately, so that the client stops
+    /// polling.
     Probed,
     /// It has a WebSocket.
     Upgraded,
@@ -63,8 +64,8 @@ pub(in crate::http::engineio) struct Transport {
     pub(super) poke: Notify,
     /// Rings when a request of the client has ended.
     pub(super) rest: Notify,
-    /// Rings when the answer to a poll is written, or lost, and when no poll has an answer to wait for any more. One poll waits
-    /// for it at most, so one ring is enough.
+    /// Rings when the answer to a poll is written, or lost, and when no poll has an answer to wait for any longer. One
+    /// poll waits for it at most, so one ring is enough.
     pub(super) written: Notify,
 }
 
@@ -115,8 +116,8 @@ impl Transport {
         self.written.notify_one();
     }
 
-    /// The session has ended, and with this its pair of sockets. Returns how many bytes it said that the client has yet to poll
-    /// for; `None` if there is nothing that it should be told.
+    /// The session has ended, and with this its pair of sockets. Returns how many bytes it said that the client has yet
+    /// to poll for; `None` if there is nothing that it should learn.
     pub(super) fn end(&self) -> Option<usize> {
         let mut state = self.state.lock();
         let far = state.far.take()?;
@@ -267,8 +268,8 @@ pub(super) struct State {
     pub(super) is_posted: bool,
     /// What the session has said and no answer has: the beginning of a frame, or frames that the last answer had no room for.
     pub(super) unread: Vec<u8>,
-    /// The session says nothing more. The client is told so by the answer to its next poll. Together with what was said before
-    /// it would come too early: clients read a close at once, and packets of Socket.IO only after that.
+    /// The session says nothing more. The client learns of it by the answer to its next poll. Together with what was
+    /// said before it would come too early: clients read a close immediately, and packets of Socket.IO only after that.
     pub(super) is_over: bool,
     /// Answers to the session's pings, to be given once the client polls again: so it has what stood before them.
     pub(super) pongs: Vec<u8>,

@@ -95,6 +95,7 @@ impl Node {
             return self.count_with(app, channel, joining).await;
         };
 
+        // Others may not have answered yet if the watching has only begun.
         let patience = self.config.limits.node_call_timeout;
         cluster
             .notices
@@ -143,6 +144,7 @@ impl Node {
         let request = Request::Channels {
             prefix: prefix.to_owned(),
             after: after.map(ToOwned::to_owned),
+            // One more, which shows whether there are more.
             limit: limit + 1,
         };
 

@@ -304,7 +304,7 @@ impl Node {
                     .map_or((0, 0), |page| (page.items.len(), page.bytes()));
                 let has_room = value.items.len() + items <= bounds.items && size <= bytes;
                 if at > 0 && !has_room {
-                    // More came meanwhile than were counted. It is asked again for what fits.
+                    // More came in the meantime than were counted. It is asked again for what fits.
                     break;
                 }
                 let Some(PagePart { node, name, .. }) = parts.pop_front() else {

@@ -73,7 +73,7 @@ impl PeerCounts {
         })
     }
 
-    /// Notes what `node` answers. Returns the channels whose counts are to be told again.
+    /// Notes what `node` answers. Returns the channels whose counts are to be sent again.
     fn answered(
         &self,
         question: &Question,
@@ -99,8 +99,8 @@ impl PeerCounts {
         news
     }
 
-    /// Notes that those who were asked and have not answered are late. Returns the channels whose counts are to be told without
-    /// them, and again when they answer.
+    /// Notes that those who were asked and have not answered are late. Returns the channels whose counts are to be sent
+    /// without them, and again when they answer.
     fn late(&self, app: AppId, channels: &[SmolStr]) -> Vec<SmolStr> {
         let mut state = self.state.lock();
         let mut news = Vec::new();
@@ -138,8 +138,8 @@ impl PeerCounts {
 }
 
 impl NoticeRelay {
-    /// Asks other nodes what they have in watched channels, and forgets channels that nobody watches any more, until the runtime
-    /// ends.
+    /// Asks other nodes what they have in watched channels, and forgets channels that nobody watches any longer, until
+    /// the runtime ends.
     pub(in crate::node::cluster) async fn run_peer_counts(self: Arc<Self>) {
         let mut ticks = tokio::time::interval(EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -151,7 +151,7 @@ impl NoticeRelay {
                 _ = ticks.tick() => self.forget_unwatched().await,
             }
 
-            // With room first: what is asked for meanwhile is part of the question.
+            // With room first: what is asked for in the meantime is part of the question.
             while let Ok(permit) = room.clone().acquire_owned().await
                 && let Some(question) = self.peer_counts.next_question()
             {

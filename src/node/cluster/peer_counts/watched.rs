@@ -26,7 +26,7 @@ pub(super) struct Watched {
     /// The nodes that are not known.
     pub(super) unknown: AHashMap<NodeId, Unknown>,
     pub(super) is_due: bool,
-    /// Something was told that may lack what unknown nodes have.
+    /// Something was sent that may lack what unknown nodes have.
     pub(super) is_told_without: bool,
 }
 
@@ -111,7 +111,7 @@ impl Watched {
     }
 
     fn set(&mut self, node: NodeId, tallies: &[UserShare], at: u64) {
-        // What an older answer says of a user that has gone must not bring it back.
+        // An older answer must not bring back a user that has gone.
         let keeps_gone = self.unknown.contains_key(&node);
         for UserShare(user, open, lost) in tallies {
             let entries = self.users.entry(user.clone()).or_default();
@@ -152,7 +152,7 @@ impl Watched {
             let was_online = is_online(entries);
             let of_node = entries.iter_mut().find(|entry| entry.node == node);
             match of_node {
-                // A lost one is no connection that is counted.
+                // A lost one is not a connection that is counted.
                 Some(entry) if entry.lost > 0 => {
                     entry.lost -= 1;
                     return;
@@ -176,7 +176,7 @@ impl Watched {
         self.forget_users(node, u64::MAX);
     }
 
-    /// Notes that `node` is known now. Returns whether the counts are to be told again.
+    /// Notes that `node` is known now. Returns whether the counts are to be sent again.
     pub(super) fn known(&mut self, node: NodeId) -> bool {
         self.unknown.remove(&node);
         self.retain(|entry| entry.node != node || entry.open > 0 || entry.lost > 0);

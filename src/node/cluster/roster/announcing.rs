@@ -1,5 +1,5 @@
-//! Telling other nodes what has become of members: of those here after this node was taken for gone, and of those of a node
-//! that has ended.
+//! Notifying other nodes of what has become of members: of those here after this node was taken for gone, and of those
+//! of a node that has ended.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -23,7 +23,7 @@ use crate::{
 };
 
 impl Roster {
-    /// Tells other nodes' watchers of all members here: they were taken for gone.
+    /// Notifies other nodes' watchers of all members here: they were taken for gone.
     pub(super) fn announce_members(self: &Arc<Self>) {
         let roster = self.clone();
         tokio::spawn(async move {
@@ -65,7 +65,7 @@ impl Roster {
         self.tell_all(self.node, notices.take()).await
     }
 
-    /// Tells the nodes of what has become of members of the node `origin`.
+    /// Notifies the nodes of what has become of members of the node `origin`.
     pub(super) async fn tell_all(&self, origin: NodeId, channels: Groups) -> Result<(), BusError> {
         let is_own = origin == self.node;
         let mut sent = VecDeque::new();
@@ -105,8 +105,8 @@ impl Roster {
         Ok(())
     }
 
-    /// Waits until notices are published. Those of this node's own members are owed if they are not, and the rest goes on; another
-    /// node's are told again from the beginning.
+    /// Waits until notices are published. Those of this node's own members are owed if they are not, and the rest goes
+    /// on; another node's are sent again from the beginning.
     async fn told(
         sent: impl Future<Output = Result<u64, BusError>>,
         in_flight: Option<InFlightNotice>,

@@ -1,4 +1,4 @@
-//! What has become of many members, gathered by channel until it is told.
+//! What has become of many members, gathered by channel until it is sent.
 
 use ahash::{AHashMap, RandomState};
 
@@ -14,27 +14,27 @@ use crate::{
 /// What has become of members of one channel.
 #[derive(Debug, Default)]
 pub(super) struct Group {
-    /// Nothing where they are more than may be told by name.
+    /// Nothing where they are more than may be sent by name.
     pub(super) named: Option<Vec<MemberNotice>>,
     pub(super) counts: Changes,
 }
 
 pub(super) type Groups = AHashMap<(AppId, String), Group>;
 
-/// What has become of many members, by channel: as counts where they are more than may be told by name. It is to be told whenever
-/// it has grown to [`TOLD_TOGETHER`].
+/// What has become of many members, by channel: as counts where they are more than may be sent by name. It is to be
+/// sent whenever it has grown to [`TOLD_TOGETHER`].
 #[derive(Debug)]
 pub(super) struct NoticeGroups {
     named_at_most: u32,
     groups: Groups,
     bytes: usize,
-    /// Members of each channel so far, those that were told included, by a digest of the channel.
+    /// Members of each channel so far, those that were sent included, by a digest of the channel.
     members: AHashMap<u64, u32>,
     hasher: RandomState,
 }
 
 impl NoticeGroups {
-    /// Nothing yet, for channels that tell `named_at_most` members by name.
+    /// Nothing yet, for channels that name `named_at_most` members.
     pub(super) fn new(named_at_most: u32) -> Self {
         Self {
             named_at_most,
@@ -45,7 +45,7 @@ impl NoticeGroups {
         }
     }
 
-    /// Adds one. Returns what is to be told now.
+    /// Adds one. Returns what is to be sent now.
     pub(super) fn add(
         &mut self,
         app: AppId,
@@ -53,6 +53,7 @@ impl NoticeGroups {
         notice: MemberNotice,
     ) -> Option<Groups> {
         if self.members.len() >= TOLD_CHANNELS {
+            // A channel that is forgotten here may name as many members once more.
             self.members.clear();
         }
 
@@ -95,7 +96,7 @@ impl NoticeGroups {
     }
 }
 
-/// What a member takes until it is told.
+/// What a member takes until it is sent.
 fn bytes_of(notice: &MemberNotice) -> usize {
     let user = notice.user.as_ref().map_or(0, String::len);
     let data = notice.data.as_ref().map_or(0, |data| data.get().len());

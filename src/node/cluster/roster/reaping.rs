@@ -20,8 +20,8 @@ use crate::{
 type Page = Vec<(String, Vec<u8>)>;
 
 impl Roster {
-    /// Tells the channels of a node that has ended that its members have left, and forgets them. Done by one node for each that
-    /// ended, and again by another where it does not get through.
+    /// Notifies the channels of a node that has ended that its members have left, and forgets them. Done by one node
+    /// for each that ended, and again by another where it does not get through.
     pub(in crate::node::cluster) async fn reap(self: Arc<Self>, dead: Gone) {
         match self.reap_now(dead.id).await {
             Ok(members) if dead.is_planned => {
@@ -36,8 +36,8 @@ impl Roster {
         }
     }
 
-    /// Returns how many memberships there were. They are read and told bit by bit: they may be more than this node has room for,
-    /// and others use the same Redis meanwhile.
+    /// Returns how many memberships there were. They are read and reported bit by bit: they may be more than this node
+    /// has room for, and others use the same Redis in the meantime.
     async fn reap_now(&self, dead: NodeId) -> Result<u64, BusError> {
         let home = Topic::Node(dead);
         let [list, new] = self.list_keys(&home);
@@ -49,7 +49,7 @@ impl Roster {
             while let Some(from) = cursor {
                 let (mut page, next) = self.read_page(&home, at, from).await?;
                 if at == &new {
-                    // The node ended while it wrote the list anew; these were told.
+                    // The node ended while it wrote the list again; these were sent.
                     page = self.without_listed(&home, &list, page).await?;
                 }
 
@@ -69,6 +69,7 @@ impl Roster {
         }
 
         self.tell_all(dead, notices.take()).await?;
+        // Last: if this node ends before, another one finds the lists and begins again.
         self.bus
             .command(&home, command("UNLINK", &[&list, &new]))
             .await?;

@@ -156,7 +156,8 @@ impl Roster {
         self.write_fields(LIST, fields).await
     }
 
-    /// Writes the whole list anew as version `now`, beside the one that is there, and puts it in its place.
+    /// Writes the whole list again as version `now`, beside the one that is there, and puts it in its
+    /// place.
     pub(super) async fn write_list(&self, now: String) -> Result<String, BusError> {
         let home = Topic::Node(self.node);
         let [list, new] = self.list_keys(&home);
@@ -209,7 +210,7 @@ impl Roster {
         }
 
         self.write_fields(NEW_LIST, fields).await?;
-        // Renamed over, it would be freed while everyone waits. Whoever reaps looks at both.
+        // Renamed over, it would be freed while everyone waits. A node that reaps looks at both.
         self.bus.command(&home, command("UNLINK", &[&list])).await?;
         self.bus
             .command(&home, command("RENAME", &[&new, &list]))

@@ -491,11 +491,11 @@ fn a_binary_message_without_a_header_is_unreadable_and_one_with_a_wrong_header_i
         (r#"{"op":"ping"}"#, "ping takes no bytes; send it as text"),
         (
             r#"{"op":"call","name":"f","data":1}"#,
-            "a binary message has its data behind the header, not in it",
+            "a binary message has its data after the header, not in it",
         ),
         (
             r#"{"op":"broadcast","event":"e","data":null}"#,
-            "a binary message has its data behind the header, not in it",
+            "a binary message has its data after the header, not in it",
         ),
     ] {
         let message = binary(header, b"x");
