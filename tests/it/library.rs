@@ -331,9 +331,9 @@ fn who_comes_while_the_node_scans_as_much_as_it_may_is_told_to_come_back_and_not
         loop {
             let seen = released.clone();
             let scanned = run(handle.emit_where("held", 1, move |_| {
-                // The thread serves others only between dozens of connections, so one must not take long.
+                // The thread serves others after each of these.
                 if !seen.load(SeqCst) {
-                    std::thread::sleep(Duration::from_millis(1));
+                    std::thread::sleep(Duration::from_millis(20));
                 }
                 false
             }));
