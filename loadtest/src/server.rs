@@ -1,7 +1,7 @@
 //! The server under test: started here, or running already.
 
 use std::{
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpStream},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -11,10 +11,11 @@ use crate::{
     driver::{self, Api, Driver},
     error::{Doing, Result, failed},
     process::Process,
+    redis::free_port,
 };
 
 /// How long a server may take to start, and to stop.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A server that can be reached. One that was started here is stopped when this is dropped.
 #[derive(Debug)]
@@ -90,9 +91,8 @@ impl Server {
 }
 
 fn free_address() -> Result<SocketAddr> {
-    TcpListener::bind(("127.0.0.1", 0))
-        .and_then(|listener| listener.local_addr())
-        .doing("no port is free")
+    let port = free_port().doing("no port is free")?;
+    Ok(SocketAddr::from(([127, 0, 0, 1], port)))
 }
 
 impl Drop for Server {

@@ -434,7 +434,18 @@ impl Hub {
             let mut cursor = Cursor::open(shard, selection).await;
             let mut slice = TimeSlice::begin();
             while let Some(chunk) = shard.lock(|table| cursor.snapshots(table, selection)) {
-                let mut picked = pick(chunk, closure, &mut counts).into_iter();
+                // Whoever is found, and picked: also where that is nobody, the thread has other tasks.
+                slice.rest().await;
+                let mut picked = Refs::new();
+                for (at, connection) in chunk {
+                    if is_picked(&connection, closure, &mut counts.scan) {
+                        picked.push(at);
+                    }
+                    // How long a program's closure takes is up to the program.
+                    slice.rest().await;
+                }
+
+                let mut picked = picked.into_iter();
                 while picked.len() > 0 {
                     counts.queued += shard
                         .lock_and_wake(|table| place_picked(table, &mut picked, frame, permit));
@@ -523,23 +534,13 @@ fn place_picked(
     queued
 }
 
-fn pick(
-    chunk: SmallVec<[(SlotRef, Snapshot); SCAN_CHUNK]>,
-    closure: &Closure,
-    counts: &mut Counts,
-) -> Refs {
-    let mut picked = Refs::new();
-    for (at, connection) in chunk {
-        counts.scan.evaluated += 1;
-        match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| closure(&connection))) {
-            Ok(true) => {
-                counts.scan.matched += 1;
-                picked.push(at);
-            }
-            Ok(false) => {}
-            Err(_) => counts.scan.errors += 1,
-        }
-    }
-
-    picked
+fn is_picked(connection: &Snapshot, closure: &Closure, seen: &mut ScanStats) -> bool {
+    seen.evaluated += 1;
+    let judged = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| closure(connection)));
+    let is_meant = judged.unwrap_or_else(|_| {
+        seen.errors += 1;
+        false
+    });
+    seen.matched += u64::from(is_meant);
+    is_meant
 }

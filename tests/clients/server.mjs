@@ -53,6 +53,8 @@ export async function start({ flags = [], config } = {}) {
     }
     rmSync(folder, { recursive: true, force: true });
   };
+  // Before a node has reached Redis, its clients may miss what happens on other nodes.
+  await until("the server is ready", async () => (await fetch(`http://${address}/readyz`)).ok);
   return {
     url: `http://${address}`,
     address,
@@ -81,19 +83,37 @@ export async function start({ flags = [], config } = {}) {
   };
 }
 
+/** The first port that is tried, and how many. All are below those that the system gives to outgoing connections. */
+const PORTS = [11_000, 20_000];
+
+/** A port on which nobody listens, though somebody else may be about to. */
 async function freePort() {
-  const probe = createServer();
-  probe.listen(0, "127.0.0.1");
-  await once(probe, "listening");
-  const { port } = probe.address();
-  probe.close();
-  await once(probe, "close");
-  return port;
+  for (;;) {
+    const port = PORTS[0] + Math.floor(Math.random() * PORTS[1]);
+    const probe = createServer();
+    const isFree = await new Promise((resolve) => {
+      probe.once("error", () => resolve(false));
+      probe.listen(port, "127.0.0.1", () => resolve(true));
+    });
+    if (!isFree) continue;
+    probe.close();
+    await once(probe, "close");
+    return port;
+  }
 }
 
-/** Starts a Redis server that keeps nothing, on a free port. */
+/** Starts a Redis server that keeps nothing, on a free port. If something else takes that meanwhile, it tries another. */
 export async function startRedis() {
-  const port = await freePort();
+  for (let tries = 5; ; tries -= 1) {
+    try {
+      return await startRedisOn(await freePort());
+    } catch (error) {
+      if (tries === 1) throw error;
+    }
+  }
+}
+
+async function startRedisOn(port) {
   const flags = ["--port", `${port}`, "--bind", "127.0.0.1", "--save", "", "--dir", tmpdir()];
   const program = process.env.REDIS_SERVER || "redis-server";
   const child = spawn(program, flags, { stdio: ["ignore", "pipe", "ignore"] });

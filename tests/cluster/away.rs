@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// How long an answer may take while Redis does not answer.
-const BOUND: Duration = Duration::from_secs(5);
+const BOUND: Duration = Duration::from_secs(10);
 
 /// Every publishing call, each meaning all clients that are called u0, u1, u2 and are in `lobby`.
 fn calls() -> [(&'static str, Value); 5] {

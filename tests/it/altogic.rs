@@ -187,8 +187,8 @@ fn whoever_may_not_come_in_is_told_by_connect_error() {
 #[test]
 fn signs_of_life_are_asked_for_and_answered_in_the_clients_own_way() {
     let server = serve(|config| {
-        config.limits.heartbeat = Duration::from_secs(2);
-        config.limits.heartbeat_wait = Duration::from_secs(1);
+        config.limits.heartbeat = Duration::from_secs(3);
+        config.limits.heartbeat_wait = Duration::from_secs(2);
     });
     let mut lively = entered(&server, &json!({}));
     let mut dead = entered(&server, &json!({}));

@@ -349,8 +349,8 @@ fn a_call_needs_the_right_and_a_token_where_one_is_needed() {
 #[test]
 fn calls_run_together_and_the_connection_goes_on() {
     let (server, held) = waiting(|config| {
-        config.limits.heartbeat = Duration::from_secs(1);
-        config.limits.heartbeat_wait = Duration::from_millis(900);
+        config.limits.heartbeat = Duration::from_secs(3);
+        config.limits.heartbeat_wait = Duration::from_millis(2900);
     });
     let mut client = server.connect("");
     for number in 0..16 {
@@ -418,8 +418,11 @@ fn a_function_that_takes_too_long_is_dropped() {
         ("call_timeout", "the function did not answer within 0.1 s")
     );
     assert_eq!(held.ended.recv(), Ok("dropped"));
-    held.gate.add_permits(1);
-    assert_eq!(returned(&mut client, "wait", &json!(2)), 2);
+    // A busy machine may need longer than that for one that waits for nothing.
+    held.gate.add_permits(1000);
+    eventually("another is answered", || {
+        client.ask(&call("wait", &json!(2)))["data"] == 2
+    });
 }
 
 #[test]
@@ -449,8 +452,10 @@ fn a_function_that_blocks_holds_up_calls_and_nothing_else() {
     client.send(&call("block", &json!(null)));
     has_begun.recv().unwrap();
     // The shard's thread serves, and tells the time to those who wait.
-    client.acked(&json!({"op": "ping"}));
-    let (before, answer) = client.ask_amid(&call("one", &json!(null)));
+    let (mut before, answer) = client.ask_amid(&json!({"op": "ping"}));
+    assert_eq!(answer["op"], "ack");
+    let (more, answer) = client.ask_amid(&call("one", &json!(null)));
+    before.extend(more);
     let codes = [&before[0]["code"], &answer["code"]];
     assert_eq!(codes, [&json!("call_timeout"); 2], "{before:?} {answer}");
     assert_eq!(before.len(), 1);

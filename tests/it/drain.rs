@@ -24,7 +24,7 @@ fn shutdown(server: &Server) -> thread::JoinHandle<()> {
 #[test]
 fn readiness_fails_first_while_all_else_goes_on_then_clients_get_their_goodbye() {
     let server = server_with(|config| {
-        config.drain_delay = Some(Duration::from_secs(2));
+        config.drain_delay = Some(Duration::from_secs(5));
         config.drain_timeout = Duration::from_secs(20);
     });
     let mut client = server.connect("");

@@ -12,7 +12,7 @@ use std::{
 
 use serde_json::json;
 
-use crate::{page::browser::Browser, support::*};
+use crate::{page::browser::Browser, port::free_port, support::*};
 
 fn examples() -> PathBuf {
     [env!("CARGO_MANIFEST_DIR"), "docs", "examples"]
@@ -32,11 +32,7 @@ struct Backend {
 
 impl Backend {
     fn start(fanfare: &TestServer, page: &str) -> Self {
-        // A free port now may be taken a moment later, but not by these tests' own servers, which take any.
-        let free = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = free.local_addr().unwrap();
-        drop(free);
-
+        let address = SocketAddr::from(([127, 0, 0, 1], free_port().unwrap()));
         let child = Command::new("node")
             .arg(examples().join("backend.mjs"))
             .env("FANFARE_URL", format!("http://{}", fanfare.address()))

@@ -51,6 +51,8 @@ mod zexcore;
 
 #[path = "../support/kept.rs"]
 mod kept;
+#[path = "../support/redis/port.rs"]
+mod port;
 #[path = "../support/running.rs"]
 mod running;
 #[path = "../support/mod.rs"]

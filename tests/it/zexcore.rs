@@ -158,7 +158,7 @@ fn without_a_need_for_tokens_a_client_is_in_when_it_has_connected() {
 #[test]
 fn a_page_of_any_origin_may_bring_its_token_in_a_message() {
     let server = serving(|config| {
-        config.limits.auth = Duration::from_secs(1);
+        config.limits.auth = Duration::from_secs(3);
         let app = config.apps.values_mut().next().unwrap();
         app.tokens.push(token_key(SECRET));
         app.keys.push(api_key("all", KEY, fanfare::Scopes::ALL));

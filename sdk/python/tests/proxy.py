@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import socket
 import threading
+import time
 from contextlib import suppress
 from typing import Literal
 
@@ -69,6 +70,14 @@ class Proxy:
                 server.close()
                 return
             client.sendall(answer)
+
+    def expect(self, connections: int) -> None:
+        """Waits for this many connections, of which a client may have given up the last before it is accepted."""
+        deadline = time.monotonic() + 60
+        while self.connections < connections:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert self.connections == connections
 
     def close(self) -> None:
         # close alone does not wake a thread that waits for a connection.

@@ -50,7 +50,7 @@ test("channels are joined again after a reconnect, left ones are not", async (t)
   connection.close(4200);
   const second = await server.connection(2);
   await second.next("join");
-  await sleep(20);
+  await until(() => states.length === 3);
   assert.deepEqual(
     second.messages.map(({ op, channel }) => [op, channel]),
     [["join", "room"]],

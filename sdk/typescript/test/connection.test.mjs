@@ -178,23 +178,27 @@ test("waits as long as a bye says, even when the page wakes", async (t) => {
   const { client } = clientOf(t, server);
   await client.connect();
 
+  const began = performance.now();
   server.connections[0].send({ op: "bye", code: 4200, reason: "draining", reconnect_in_ms: 300 });
   server.connections[0].close(4200, "draining");
   const { delay } = await stateOf(client, "waiting");
   assert.equal(delay, 300);
 
   dispatchEvent(new Event("online"));
-  await sleep(100);
-  assert.equal(client.state.status, "waiting");
   await stateOf(client, "connected");
+  const waited = performance.now() - began;
+  assert.ok(waited > 290, `it waited ${waited} ms`);
 });
 
 test("takes the code of a bye when the close frame is lost", async (t) => {
   const server = await serve(t);
   const { client } = clientOf(t, server);
   await client.connect();
+  let heard;
+  client.on("after the bye", () => (heard = true));
   server.connections[0].send({ op: "bye", code: 4010, reason: "signed out" });
-  await sleep(20);
+  server.connections[0].send({ event: "after the bye", data: null });
+  await until(() => heard);
   server.connections[0].reset();
   assert.equal((await stateOf(client, "closed")).code, 4010);
 });
@@ -284,9 +288,8 @@ test("stays connected while the server says nothing but pong", async (t) => {
   server.onOpen = (connection) => connection.welcome({ heartbeat: 0.05 });
   const { client, states } = clientOf(t, server, { timeout: 200 });
   await client.connect();
-  await sleep(600);
+  await until(() => server.connections[0].messages.length > 8);
   assert.equal(states.length, 2);
-  assert.ok(server.connections[0].messages.length > 3);
 });
 
 test("a clock that jumps leads to a ping and to nothing else", async (t) => {
@@ -309,16 +312,19 @@ test("a clock that jumps leads to a ping and to nothing else", async (t) => {
 test("after sleep a dead connection is noticed without waiting for a heartbeat", async (t) => {
   const server = await serve(t);
   server.onOpen = (connection) => connection.welcome({ heartbeat: 1 });
-  const { client } = clientOf(t, server, { timeout: 400 });
+  // The heart beats when the test says so: five times in a heartbeat, here twice in the timeout.
+  let beat;
+  t.mock.method(globalThis, "setInterval", (run) => void (beat = run));
+  const { client, states } = clientOf(t, server, { timeout: 400 });
   await client.connect();
   server.connections[0].stall();
 
   const real = Date.now;
   t.after(() => (Date.now = real));
   Date.now = () => real() + 60_000;
-  const began = performance.now();
+  for (let beats = 0; beats < 3; beats++) beat();
+  assert.equal(states.at(-1).reason, "silent");
   await server.connection(2);
-  assert.ok(performance.now() - began < 1000);
 });
 
 test("the page's events cut a wait short, and test a connection", async (t) => {
@@ -460,7 +466,8 @@ test("a token function that hangs is given up, and called again", async (t) => {
     token: () => (++calls === 1 ? new Promise(() => {}) : "ann"),
   });
   await client.connect();
-  assert.equal(calls, 2);
+  // The connection has to be there in the same short time, which may take another attempt.
+  assert.ok(calls >= 2);
   assert.equal(states[1].error.code, "timeout");
 });
 

@@ -5,7 +5,7 @@ import { readdirSync, readFileSync } from "node:fs";
 import { after, test } from "node:test";
 import { Ajv } from "ajv";
 import { Ajv2020 } from "ajv/dist/2020.js";
-import { Fanfare, signToken } from "../dist/server.js";
+import { Fanfare, signToken, where } from "../dist/server.js";
 import { key, secret, startRedis, startServer } from "./real-server.mjs";
 import { line, until, WebSocket } from "./support.mjs";
 import { table } from "./table.mjs";
@@ -180,6 +180,12 @@ test("every frame fits: channels of the handshake, resuming, and being taken out
   ann.send({ op: "update", id: 1, data: { status: "here" } });
   await ann.next({ op: "ack", id: 1 });
   cut.reset();
+  await until(() =>
+    fanfare.connection(ann.id).then(
+      () => false,
+      ({ code }) => code === "unknown_connection",
+    ),
+  );
 
   const again = await open(t, { device: "d", resume: ann.id }, user);
   assert.equal(again.got[0].resumed, true);
@@ -199,8 +205,9 @@ test("every frame fits: a crowd", { timeout: 60_000 }, async (t) => {
   watcher.send({ op: "join", id: 1, channel: "crowd", members: true });
   await watcher.next({ op: "ack", id: 1 });
 
-  await Promise.all(Array.from({ length: 120 }, (_, n) => open(t, { channel: "crowd" }, { user: `crowd-${n}` })));
-  // More than 20 changes a second are told together.
+  await Promise.all(Array.from({ length: 120 }, (_, n) => open(t, {}, { user: `crowd-${n}` })));
+  // More than 20 changes a second are told together, however slowly the clients came.
+  assert.equal((await fanfare.join("crowd", where`user.startsWith("crowd-")`)).joined, 120);
   await watcher.next({ op: "members", channel: "crowd" });
 
   const late = await open(t, {}, { user: "late" });

@@ -56,23 +56,46 @@ export async function start(more = []) {
   };
 }
 
-async function freePort() {
-  const probe = createServer();
-  await new Promise((resolve) => probe.listen(0, "127.0.0.1", resolve));
-  const { port } = probe.address();
-  await new Promise((resolve) => probe.close(resolve));
-  return port;
+/** The first port that is tried, and how many. All are below those that the system gives to outgoing connections. */
+const ports = [11_000, 20_000];
+
+/** A port on which nobody listens, though somebody else may be about to. */
+export async function freePort() {
+  for (;;) {
+    const port = ports[0] + Math.floor(Math.random() * ports[1]);
+    const probe = createServer();
+    const isFree = await new Promise((resolve) => {
+      probe.once("error", () => resolve(false));
+      probe.listen(port, "127.0.0.1", () => resolve(true));
+    });
+    if (!isFree) continue;
+    await new Promise((resolve) => probe.close(resolve));
+    return port;
+  }
 }
 
 /** Starts a Redis server that keeps nothing, on a free port or on that of one that ended. */
 export async function startRedis(given) {
-  const port = given ?? (await freePort());
+  if (given !== undefined) return startRedisOn(given);
+  for (let tries = 5; ; tries--) {
+    try {
+      return await startRedisOn(await freePort());
+    } catch (error) {
+      // Something else may have taken the port meanwhile.
+      if (tries === 1) throw error;
+    }
+  }
+}
+
+async function startRedisOn(port) {
   const flags = ["--port", `${port}`, "--bind", "127.0.0.1", "--save", "", "--dir", "/"];
-  const child = spawn(process.env.REDIS_SERVER || "redis-server", flags, { stdio: ["ignore", "pipe", "ignore"] });
+  const program = process.env.REDIS_SERVER || "redis-server";
+  const child = spawn(program, flags, { stdio: ["ignore", "pipe", "ignore"] });
   const ended = new Promise((resolve) => child.once("exit", resolve));
   await new Promise((resolve, reject) => {
     child.stdout.on("data", (chunk) => /Ready to accept/.test(chunk) && resolve());
     child.once("error", reject);
+    child.once("exit", (code) => reject(new Error(`${program} ended with ${code}`)));
   });
   return {
     port,

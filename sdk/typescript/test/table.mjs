@@ -7,7 +7,7 @@ const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
 async function until(is) {
   for (let waited = 0; !(await is()); waited += 10) {
-    if (waited > 5000) throw new Error(`waited too long for: ${is}`);
+    if (waited > 20_000) throw new Error(`waited too long for: ${is}`);
     await sleep(10);
   }
 }
@@ -201,8 +201,10 @@ export function table({ url, api = url, key, secret, WebSocket }) {
       const prefix = name("room");
       const rooms = Array.from({ length: 60 }, (_, n) => ann.join(`${prefix}-${n}`));
       await Promise.all(rooms.map((room) => room.joined));
+      let waiting = 0;
+      for (const room of rooms) room.onState(({ status }) => (waiting += status === "waiting"));
       await fanfare.disconnect({ to: { users: [user] }, code: 4200 });
-      await until(() => rooms.every((room) => room.state.status === "waiting"));
+      await until(() => waiting >= 60);
       await until(() => rooms.every((room) => room.state.status === "joined"));
       equal(rooms.filter((room) => !room.state.recovered).length, 0);
     },
@@ -325,15 +327,16 @@ export function table({ url, api = url, key, secret, WebSocket }) {
     async "a short token is renewed in time, without a reconnect"() {
       const user = name("ann");
       let calls = 0;
-      const token = () => (calls++, signToken(secret, user, { ttl: 2 }));
+      const token = () => (calls++, signToken(secret, user, { ttl: 5 }));
       const ann = createClient(url, { token, ...(WebSocket && { WebSocket }) });
       open.push(ann);
       const states = [];
       ann.onState(({ status }) => states.push(status));
       await ann.connect();
-      await sleep(4000);
+      // It is renewed after four fifths of its life, so the first has ended by the third.
+      await until(() => calls === 3);
+      await ann.renew();
       equal(states, ["connecting", "connected"]);
-      if (calls < 3) throw new Error(`the token was fetched ${calls} times`);
     },
 
     async "a token function may fail, hang, and be needed twice at the same time"() {
@@ -350,10 +353,13 @@ export function table({ url, api = url, key, secret, WebSocket }) {
       const errors = [];
       ann.onState(({ reason, error }) => reason === "token_failed" && errors.push(error.code ?? error.message));
       await ann.connect();
-      equal([calls, errors], [3, ["the backend is away", "timeout"]]);
+      // A slow connection is another attempt, and so another call.
+      if (calls < 3) throw new Error(`the token was fetched ${calls} times`);
+      equal(errors, ["the backend is away", "timeout"]);
 
+      const before = calls;
       await Promise.all([ann.renew(), ann.renew()]);
-      equal(calls, 4);
+      equal(calls, before + 1);
     },
 
     async "a bad token ends the client with 4001"() {
@@ -374,9 +380,10 @@ export function table({ url, api = url, key, secret, WebSocket }) {
     async "disconnecting by the API ends a client, or lets it come back"() {
       const user = name("ann");
       const ann = await client(user);
+      const states = [];
+      ann.onState(({ status }) => states.push(status));
       await fanfare.disconnect({ to: { users: [user] }, code: 4200 });
-      await until(() => ann.state.status !== "connected");
-      await until(() => ann.state.status === "connected");
+      await until(() => states.includes("waiting") && ann.state.status === "connected");
       equal((await fanfare.disconnect({ to: { users: [user] }, reason: "signed out" })).disconnected, 1);
       await until(() => ann.state.status === "closed");
       equal([ann.state.code, ann.state.detail], [4010, "signed out"]);
@@ -409,7 +416,10 @@ export function table({ url, api = url, key, secret, WebSocket }) {
       const call = () => fanfare.publish(user, "paid", 1, { idempotencyKey: `${user}-paid`, store: false });
       const [first, second] = [await call(), await call()];
       equal(first.id, second.id);
-      await sleep(50);
+      let last;
+      ann.on("last", () => (last = true));
+      await fanfare.publish(user, "last", 1, { store: false });
+      await until(() => last);
       equal(count, 1);
       await rejects(
         fanfare.publish(user, "paid", 2, { idempotencyKey: `${user}-paid`, store: false }),

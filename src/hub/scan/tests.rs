@@ -1,6 +1,6 @@
 //! How long a hold of a shard's lock, and a turn of its thread, go on with filters of all weights.
 
-use std::sync::Arc;
+use std::{cell::Cell, sync::Arc};
 
 use super::*;
 use crate::{
@@ -14,7 +14,7 @@ use crate::{
         selection::{channel_key, user_key},
         tests::{APP, connect, context},
     },
-    limits::{Limits, NAMED_AS_ONE, NAMES_LOOK},
+    limits::{Limits, NAMED_AS_ONE, NAMES_LOOK, SLICE},
 };
 
 const CONNECTIONS: usize = 40;
@@ -226,6 +226,34 @@ async fn a_small_publication_with_a_heavy_filter_takes_several_turns_and_reaches
     let counts = hub.place_rest(&selection, rest, &frame, &permit).await;
     assert_eq!(counts.queued, CONNECTIONS as u64 - 1);
     assert_eq!(counts.scan.matched, counts.queued);
+}
+
+#[tokio::test]
+async fn a_closure_that_takes_long_and_picks_nobody_leaves_the_thread_to_others() {
+    let hub = hub();
+    let frame = Frame::event_text(&[b"x"]);
+    let permit = Admission::for_tests().try_admit(CONNECTIONS, 1).unwrap();
+    let closure: Closure = Arc::new(|_| {
+        std::thread::sleep(2 * SLICE);
+        false
+    });
+
+    let turns = Cell::new(0);
+    let others = async {
+        loop {
+            turns.set(turns.get() + 1);
+            tokio::task::yield_now().await;
+        }
+    };
+
+    let everyone = Selection::everyone(APP);
+    let counts = tokio::select! {
+        biased;
+        counts = hub.place_where(&everyone, &closure, &frame, &permit) => counts,
+        () = others => unreachable!(),
+    };
+    assert_eq!(counts.scan.evaluated, CONNECTIONS as u64);
+    assert!(turns.get() >= CONNECTIONS, "{turns:?}");
 }
 
 #[tokio::test]

@@ -208,13 +208,15 @@ describe("long polling", () => {
   for (const transports of [["polling"], ["polling", "websocket"]]) {
     it(`${transports.join(", then ")}: the same events, bytes and refusals`, async () => {
       const polls = await connected(socket(server, { transports }));
-      const other = await member("polled");
-      polls.emit("join", { channel: "polled" });
+      // The clients of the test before may still be about to leave their channel.
+      const channel = `polled-${transports.length}`;
+      const other = await member(channel);
+      polls.emit("join", { channel });
       assert.equal((await polls.next("channel:join")).message.id, polls.id);
       assert.equal((await other.next("channel:join")).message.id, polls.id);
-      other.emit("message", { channel: "polled", eventName: "b", message: Buffer.from([0, 255]) });
+      other.emit("message", { channel, eventName: "b", message: Buffer.from([0, 255]) });
       assert.deepEqual((await polls.next("b")).message, Buffer.from([0, 255]));
-      polls.emit("message", { channel: "polled", eventName: "b", message: Buffer.from([7]) });
+      polls.emit("message", { channel, eventName: "b", message: Buffer.from([7]) });
       await other.next("b");
       assert.deepEqual((await other.next("b")).message, Buffer.from([7]));
       const { id } = polls;

@@ -87,7 +87,6 @@ test("the migration", async (t) => {
     config: block("toml", 'namespace = "api"'),
   });
   t.after(() => node.stop());
-  await until("the node is ready", async () => (await fetch(`${node.url}/readyz`)).ok);
   const client = await connect(t, node);
   const found = await within("the answer", client.client.authenticate({ token: signed.stdout.trim() }));
   assert.equal(found.name, "Ann");

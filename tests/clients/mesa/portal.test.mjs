@@ -52,16 +52,21 @@ test("each message goes to one portal, and to those that want all", async (t) =>
   const client = await connect(t, node);
   await client.authenticate("0", RIGHTS);
   const count = ({ news }) => news.filter(([type]) => type === "message").length;
-  await until("all portals are known", () => {
+  await until("all portals are known", async () => {
+    // Well within the rate of a client: none of what is sent below may be refused.
     client.client.send(new Message(0, {}, "PING"));
+    await new Promise((resolve) => setTimeout(resolve, 100));
     return [one, two, all].every((portal) => count(portal) > 1);
   });
   const sent = 30;
   const before = [one, two, all].map(count);
   for (let n = 0; n < sent; n += 1) client.client.send(new Message(0, n, "N"));
   await until("all is heard", () => all.news.some(([, , message]) => message?.data === sent - 1));
-  const gained = [one, two, all].map((portal, at) => count(portal) - before[at]);
-  assert.ok(gained[2] >= sent && gained[0] >= sent / 3 && gained[1] >= sent / 3, `${gained}`);
+  // Each portal has a connection to Redis of its own, so one may hear later than another.
+  await until("each has had its turns", () => {
+    const gained = [one, two, all].map((portal, at) => count(portal) - before[at]);
+    return gained[2] >= sent && gained[0] >= sent / 3 && gained[1] >= sent / 3;
+  });
 });
 
 test("the chat of Mesa's documents works", async (t) => {

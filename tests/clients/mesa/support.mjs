@@ -38,7 +38,6 @@ export async function startNode(t, { mesa = "", flags = [], more = "", auth = "o
     config: `[apps.default.protocols.mesa]\n${mesa}\n${more}`,
   });
   t.after(() => node.stop());
-  await until("the node is ready", async () => (await fetch(`${node.url}/readyz`)).ok);
   return node;
 }
 

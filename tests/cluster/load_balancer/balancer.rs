@@ -6,7 +6,7 @@
 
 use std::{
     fs::{self, File},
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     path::Path,
     process::{Child, Command, Stdio},
 };
@@ -14,7 +14,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{
-    redis::Folder,
+    redis::{Folder, free_port},
     support::{eventually, request},
 };
 
@@ -39,10 +39,7 @@ fn replaced(text: &str, old: &str, new: &str) -> String {
 }
 
 fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
+    SocketAddr::from(([127, 0, 0, 1], free_port().unwrap()))
 }
 
 /// Runs `name`, which systems keep where not everyone's `PATH` leads.

@@ -15,7 +15,7 @@ use std::{
 use data_encoding::BASE64;
 use serde_json::{Value, json};
 
-use crate::support::{Client, eventually};
+use crate::support::{Client, PATIENCE, eventually};
 
 /// Names under which systems install it.
 const PROGRAMS: [&str; 4] = [
@@ -109,6 +109,8 @@ impl Browser {
 
     fn debug(&self, path: &str) -> Page {
         let client = Client::open(self.address, path, &[]).expect("the browser takes a debugger");
+        // A long script, such as axe-core's, takes a while on a busy machine.
+        client.socket.set_read_timeout(Some(5 * PATIENCE)).unwrap();
         Page {
             client,
             calls: 0,
@@ -143,14 +145,23 @@ pub struct Page {
 impl Page {
     /// Calls a method of the `DevTools` protocol.
     pub fn call(&mut self, method: &str, params: &Value) -> Value {
+        let called = self.try_call(method, params);
+        called.unwrap_or_else(|error| panic!("{method} {params}: {error}"))
+    }
+
+    fn try_call(&mut self, method: &str, params: &Value) -> Result<Value, Value> {
         self.calls += 1;
         self.client
             .send(&json!({ "id": self.calls, "method": method, "params": params }));
         loop {
-            let message = self.client.json();
+            let mut message = self.client.json();
             if message["id"] == self.calls {
-                assert!(message["error"].is_null(), "{method} {params}: {message}");
-                return message["result"].clone();
+                let error = message["error"].take();
+                return if error.is_null() {
+                    Ok(message["result"].take())
+                } else {
+                    Err(error)
+                };
             }
             self.note(message);
         }
@@ -175,19 +186,26 @@ impl Page {
 
     /// The value of a JavaScript expression in the page.
     pub fn eval(&mut self, expression: &str) -> Value {
+        let evaluated = self.try_eval(expression);
+        evaluated.unwrap_or_else(|error| panic!("{expression}: {error}"))
+    }
+
+    fn try_eval(&mut self, expression: &str) -> Result<Value, Value> {
         let params =
             json!({ "expression": expression, "awaitPromise": true, "returnByValue": true });
-        let answer = self.call("Runtime.evaluate", &params);
+        let answer = self.try_call("Runtime.evaluate", &params)?;
         assert!(
             answer["exceptionDetails"].is_null(),
             "{expression}: {answer}"
         );
-        answer["result"]["value"].clone()
+        Ok(answer["result"]["value"].clone())
     }
 
-    /// Waits until `expression` is true in the page.
+    /// Waits until `expression` is true in the page, which may take the place of another one meanwhile.
     pub fn wait_for(&mut self, expression: &str) {
-        eventually(expression, || self.eval(expression) == true);
+        eventually(expression, || {
+            self.try_eval(expression).is_ok_and(|value| value == true)
+        });
     }
 
     /// Writes `value` into a field, as a person would.

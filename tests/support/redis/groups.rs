@@ -2,7 +2,7 @@
 
 use std::{io, net::SocketAddr};
 
-use super::{Reply, Resp, server::RedisServer, server::free_port, wait_until};
+use super::{Reply, Resp, free_port, server::RedisServer, wait_until};
 
 /// What the sentinels call their service.
 pub const SERVICE: &str = "fanfare-test";

@@ -10,6 +10,7 @@
 
 mod folder;
 mod groups;
+mod port;
 mod proxy;
 mod resp;
 mod server;
@@ -20,12 +21,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub(crate) use self::port::free_port;
 pub use self::{
     folder::Folder,
     groups::{RedisCluster, Replicated, SERVICE, Sentinels},
     proxy::Proxy,
     resp::{Reply, Resp},
-    server::{RedisServer, free_port},
+    server::RedisServer,
     signal::pause_process,
 };
 

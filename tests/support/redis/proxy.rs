@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use super::server::free_port;
+use super::free_port;
 
 /// How long a server may take to be connected to.
 const CONNECT: Duration = Duration::from_secs(5);

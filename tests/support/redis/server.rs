@@ -4,14 +4,13 @@ use std::{
     env,
     ffi::OsString,
     fs, io,
-    net::{SocketAddr, TcpListener},
-    process::{self, Child, Command, Stdio},
-    sync::atomic::{AtomicU32, Ordering::Relaxed},
+    net::SocketAddr,
+    process::{Child, Command, Stdio},
 };
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{Folder, Reply, Resp, pause_process, wait_until};
+use super::{Folder, Reply, Resp, free_port, pause_process, wait_until};
 
 /// The server that is started where [`PROGRAM`] names no other.
 const USUAL: &str = "redis-server";
@@ -27,26 +26,6 @@ fn program() -> OsString {
 
 /// How often another port is tried where something else took the first meanwhile.
 const TRIES: usize = 5;
-
-/// The first port that is tried, and how many. All are below those that the system gives to outgoing connections (from
-/// 32768 on): a client that dials one of those, while nobody listens there, may be given that very port for its own
-/// end, and so connect to itself; then no server can be started there again.
-const PORTS: (u32, u32) = (11_000, 20_000);
-
-/// A port of 127.0.0.1 on which nobody listens.
-pub fn free_port() -> io::Result<u16> {
-    static COUNT: AtomicU32 = AtomicU32::new(0);
-    // Processes that run at the same time begin at different places.
-    let start = process::id().wrapping_mul(7919);
-    for _ in 0..PORTS.1 {
-        let place = start.wrapping_add(COUNT.fetch_add(1, Relaxed)) % PORTS.1;
-        let port = (PORTS.0 + place) as u16;
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return Ok(port);
-        }
-    }
-    Err(io::Error::new(io::ErrorKind::AddrInUse, "no port is free"))
-}
 
 /// A server process; killed when dropped.
 #[derive(Debug)]

@@ -8,7 +8,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { build } from "esbuild";
-import { key, secret, startServer } from "../real-server.mjs";
+import { freePort, key, secret, startServer } from "../real-server.mjs";
 
 const here = fileURLToPath(new URL(".", import.meta.url));
 const limit = 90_000;
@@ -60,14 +60,6 @@ async function fetched(program, args, port) {
   } finally {
     child.kill("SIGKILL");
   }
-}
-
-async function freePort() {
-  const server = createServer();
-  await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
-  const { port } = server.address();
-  await new Promise((resolve) => server.close(resolve));
-  return port;
 }
 
 const bin = (name) => join(here, "node_modules", ".bin", name);

@@ -169,7 +169,7 @@ test("a server that drains tells its clients, and they come back", async () => {
 });
 
 test("the heartbeat keeps clients, and one that never answers it is let go", async () => {
-  const server = await serve("", ["--limit", "heartbeat=2s", "--limit", "heartbeat_wait=1s"]);
+  const server = await serve("", ["--limit", "heartbeat=4s", "--limit", "heartbeat_wait=3s"]);
   const clients = await Promise.all(ways.map((way) => connect(way, server)));
   const silent = await Promise.all(ways.map((way) => connect(way, server)));
   const gone = silent.map((client) => once(client, "disconnect"));

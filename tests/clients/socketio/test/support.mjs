@@ -88,15 +88,16 @@ export function keep(socket) {
 export const ask = (socket, ...event) =>
   within(`the ack of ${event[0]}`, new Promise((resolve) => socket.emit(...event, resolve)));
 
-/** The Unix sockets that a process has open: each client that polls has a pair. */
+/** How many Unix sockets a process has open: each client that polls has a pair. Its threads have copies of one more. */
 function unixSockets(pid) {
   const lines = readFileSync(`/proc/${pid}/net/unix`, "utf8").split("\n").slice(1);
   const inodes = new Set(lines.map((line) => line.trim().split(/\s+/)[6]));
-  return readdirSync(`/proc/${pid}/fd`).filter((fd) => {
+  const open = readdirSync(`/proc/${pid}/fd`).map((fd) => {
     try {
-      return inodes.has(/^socket:\[(\d+)\]$/.exec(readlinkSync(`/proc/${pid}/fd/${fd}`))?.[1]);
+      return /^socket:\[(\d+)\]$/.exec(readlinkSync(`/proc/${pid}/fd/${fd}`))?.[1];
     } catch {
-      return false;
+      return undefined;
     }
-  }).length;
+  });
+  return new Set(open.filter((inode) => inodes.has(inode))).size;
 }
