@@ -144,7 +144,7 @@ impl Pending {
 }
 
 /// Events that are read for an answer, some in each round.
-struct Meaning {
+struct Reading {
     snapshot: Snapshot,
     topic: TopicOnDisk,
     run: Run,
@@ -200,7 +200,7 @@ pub(super) struct Worker {
     jobs: Receiver<Job>,
     shared: Arc<Shared>,
     pending: Vec<Pending>,
-    readings: Vec<Meaning>,
+    readings: Vec<Reading>,
     /// When what was written first since the last sync is to be synced.
     sync_at: Option<Instant>,
     tick_at: Instant,
@@ -418,7 +418,7 @@ impl Worker {
         let Some(store) = &self.store else {
             return;
         };
-        self.readings.push(Meaning {
+        self.readings.push(Reading {
             snapshot: store.snapshot(),
             topic: read.topic,
             run: read.run,
@@ -433,7 +433,7 @@ impl Worker {
             // A slice for each: one long history must not hold up the others, nor the next group.
             let left = reading.purpose.limit() - reading.entries.len();
             let most = left.min(HISTORY_COPIED);
-            let Meaning {
+            let Reading {
                 snapshot,
                 topic,
                 run,
