@@ -668,7 +668,7 @@ fn take_place(
     })?;
 
     if !edge.limiter.may_upgrade(prospects, ip) {
-        let detail = "too many clients connect at once";
+        let detail = "too many clients connect at the same time";
         return Err(refuse(Refusal::AcceptRate, "accept_rate", detail));
     }
 
