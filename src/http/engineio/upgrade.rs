@@ -183,7 +183,8 @@ async fn carry(
         socket = TcpStream::from_std(offered.socket)?;
         (heard, unsaid) = (offered.heard, offered.unsaid);
         if transport.handover.is_over() {
-            read_all(&**far, &mut unsaid)?;
+            // Fails after the last of it, if the session left something unread.
+            let _ = read_all(&**far, &mut unsaid);
             return say_last(socket, &unsaid);
         }
 
@@ -207,6 +208,9 @@ fn say_last(socket: TcpStream, unsaid: &[u8]) -> io::Result<()> {
 }
 
 /// Carries bytes in both directions for `time`. Cancel-safe: what has been read and not written is in `heard` and `unsaid`.
+///
+/// # Errors
+/// The client's socket failed. If the session's has, nothing more is carried to it or from it: what it said before is there.
 async fn relay(
     far: &Far,
     socket: &mut TcpStream,
@@ -216,13 +220,13 @@ async fn relay(
 ) -> io::Result<()> {
     let over = sleep(time);
     tokio::pin!(over);
-    let mut says_more = true;
+    let (mut says_more, mut hears_more) = (true, true);
     loop {
         tokio::select! {
             () = &mut over => return Ok(()),
-            ready = far.writable(), if !heard.is_empty() => {
-                ready?;
-                forward(far.try_write(heard), heard)?;
+            ready = far.writable(), if hears_more && !heard.is_empty() => {
+                let written = ready.and_then(|()| forward(far.try_write(heard), heard));
+                hears_more = written.is_ok();
             }
 
             ready = socket.writable(), if !unsaid.is_empty() => {
@@ -231,11 +235,8 @@ async fn relay(
             }
 
             ready = far.readable(), if says_more && unsaid.len() < READ_BUFFER => {
-                ready?;
-                match far.try_read_buf(unsaid) {
-                    Ok(0) => says_more = false,
-                    read => gather(read)?,
-                }
+                let read = ready.and_then(|()| gather(far.try_read_buf(unsaid)));
+                says_more = read.is_ok();
             }
 
             ready = socket.readable(), if heard.len() < READ_BUFFER => {
@@ -274,6 +275,28 @@ mod tests {
     use crate::{id::AppId, session::handover::Handover};
 
     #[tokio::test]
+    async fn a_session_that_takes_nothing_more_is_still_heard_to_its_end() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap());
+        let (client, accepted) = tokio::join!(client, listener.accept());
+        let (mut client, (mut socket, _)) = (client.unwrap(), accepted.unwrap());
+
+        let (near, far) = tokio::net::UnixStream::pair().unwrap();
+        let far = Far::new(far, None);
+        near.try_write(b"last").unwrap();
+        rustix::net::shutdown(&near, rustix::net::Shutdown::Both).unwrap();
+        let (mut heard, mut unsaid) = (b"unheard".to_vec(), Vec::new());
+        relay(&far, &mut socket, &mut heard, &mut unsaid, RELAY_PAUSE)
+            .await
+            .unwrap();
+
+        drop(socket);
+        let mut said = String::new();
+        client.read_to_string(&mut said).await.unwrap();
+        assert_eq!(said, "last");
+    }
+
+    #[tokio::test]
     async fn what_a_session_says_last_reaches_a_client_whose_websocket_it_has_yet_to_take() {
         // Whether the end or the words are noticed first differs from run to run.
         for _ in 0..32 {
@@ -293,9 +316,12 @@ mod tests {
                 Arc::<AtomicUsize>::default(),
             );
 
+            let transport_far = far.clone();
             let session = async {
                 tokio::task::yield_now().await;
                 near.try_write(b" last").unwrap();
+                // Closed over something unread, it fails for whoever reads after the last of it.
+                transport_far.try_write(b"unread").unwrap();
                 drop(near);
                 handover.end();
             };
