@@ -254,7 +254,10 @@ mod tests {
 
     use super::*;
     use crate::{
-        bus::{command_queue::CommandQueue, connection::Address},
+        bus::{
+            command_queue::{CommandQueue, Earlier},
+            connection::Address,
+        },
         limits::Limits,
         metrics::Metrics,
     };
@@ -292,7 +295,7 @@ mod tests {
             });
             drop(queue.send(payload, 1, script));
         }
-        queue.take(Instant::now())
+        queue.take(Instant::now(), Earlier::HaveEnded).unwrap()
     }
 
     fn words(command: &Cmd) -> Vec<String> {

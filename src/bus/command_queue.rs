@@ -33,6 +33,13 @@ pub(super) struct ScriptAt {
     pub(super) partition: u16,
 }
 
+/// Pipelines that went to Redis before the one that is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Earlier {
+    MayBeUnderWay,
+    HaveEnded,
+}
+
 /// A command on its way.
 pub(super) struct QueuedCommand {
     pub(super) payload: Payload,
@@ -208,10 +215,16 @@ impl CommandQueue {
         }
     }
 
-    /// Takes out what goes in the next pipeline.
-    pub(super) fn take(&self, now: Instant) -> Vec<QueuedCommand> {
+    /// Takes out what goes in the next pipeline. Nothing if that was put back and there are `earlier` pipelines under way, which may
+    /// put back more that comes before all that waits.
+    pub(super) fn take(&self, now: Instant, earlier: Earlier) -> Option<Vec<QueuedCommand>> {
         self.expire(now);
         let mut state = self.state.lock();
+        let was_put_back = state.items.front().is_some_and(|item| item.again);
+        if was_put_back && earlier == Earlier::MayBeUnderWay {
+            return None;
+        }
+
         let mut batch = Vec::with_capacity(state.items.len().min(limits::BUS_PIPELINE_COMMANDS));
         let mut bytes = 0;
 
@@ -233,7 +246,7 @@ impl CommandQueue {
 
         state.bytes -= bytes;
         state.under_way += batch.len();
-        batch
+        Some(batch)
     }
 
     /// Answers what [`Self::take`] took out.
@@ -356,12 +369,12 @@ mod tests {
             queue.send(command("D"), 0, None),
             Err(BusError::Full)
         ));
-        let batch = queue.take(Instant::now());
+        let batch = queue.take(Instant::now(), Earlier::HaveEnded).unwrap();
         assert_eq!(texts(&batch), texts_of(&["A", "C"]));
         let _third = queue.send(command("E"), 100, None).unwrap();
         queue.put_back(batch);
         assert_eq!(
-            texts(&queue.take(Instant::now())),
+            texts(&queue.take(Instant::now(), Earlier::HaveEnded).unwrap()),
             texts_of(&["A", "C", "E"])
         );
         assert!(!queue.is_idle());
@@ -376,16 +389,37 @@ mod tests {
             for text in texts {
                 drop(queue.send(command(text), 1, None));
             }
-            pipelines.push(queue.take(Instant::now()));
+            pipelines.push(queue.take(Instant::now(), Earlier::HaveEnded).unwrap());
         }
         drop(queue.send(command("E"), 1, None));
         for items in pipelines {
             queue.put_back(items);
         }
         assert_eq!(
-            texts(&queue.take(Instant::now())),
+            texts(&queue.take(Instant::now(), Earlier::HaveEnded).unwrap()),
             texts_of(&["A", "B", "C", "D", "E"])
         );
+    }
+
+    #[test]
+    fn what_was_put_back_waits_until_earlier_pipelines_have_ended() {
+        let queue = queue(&Limits::default());
+        queue.open();
+        let mut pipelines = Vec::new();
+        for text in ["A", "B"] {
+            drop(queue.send(command(text), 1, None));
+            let taken = queue.take(Instant::now(), Earlier::MayBeUnderWay);
+            pipelines.push(taken.unwrap());
+        }
+        drop(queue.send(command("C"), 1, None));
+
+        for items in pipelines {
+            queue.put_back(items);
+            let taken = queue.take(Instant::now(), Earlier::MayBeUnderWay);
+            assert!(taken.is_none(), "B would come after C");
+        }
+        let taken = queue.take(Instant::now(), Earlier::HaveEnded).unwrap();
+        assert_eq!(texts(&taken), texts_of(&["A", "B", "C"]));
     }
 
     fn texts_of(texts: &[&str]) -> Vec<Vec<u8>> {
@@ -399,7 +433,8 @@ mod tests {
         let mut late = queue.send(command("A"), 1, None).unwrap();
         assert!(
             queue
-                .take(Instant::now() + Duration::from_secs(2))
+                .take(Instant::now() + Duration::from_secs(2), Earlier::HaveEnded)
+                .unwrap()
                 .is_empty()
         );
         assert!(matches!(late.try_recv(), Ok(Err(BusError::Away { .. }))));
@@ -412,9 +447,15 @@ mod tests {
         for _ in 0..=limits::BUS_PIPELINE_COMMANDS {
             drop(queue.send(command("A"), 1, None));
         }
-        let first = queue.take(Instant::now());
+        let first = queue.take(Instant::now(), Earlier::HaveEnded).unwrap();
         assert_eq!(first.len(), limits::BUS_PIPELINE_COMMANDS);
         queue.settle(first.into_iter().map(|item| (item, Ok(Value::Nil))));
-        assert_eq!(queue.take(Instant::now()).len(), 1);
+        assert_eq!(
+            queue
+                .take(Instant::now(), Earlier::HaveEnded)
+                .unwrap()
+                .len(),
+            1
+        );
     }
 }

@@ -26,7 +26,7 @@ use super::{
     BusError, Context,
     backoff::Backoff,
     batch::{self, Batch, RedisFault, ReplyPlace},
-    command_queue::{CommandQueue, CommandResult, Payload, QueuedCommand, ScriptAt},
+    command_queue::{CommandQueue, CommandResult, Earlier, Payload, QueuedCommand, ScriptAt},
     connection::hint,
     health::Component,
     needs::{self, NEEDED},
@@ -174,6 +174,7 @@ async fn serve(
     let (broken, mut is_broken) = mpsc::channel(1);
     let strikes = Arc::new(AtomicU32::new(0));
     let mut loaded = HashSet::new();
+    let mut earlier = Earlier::MayBeUnderWay;
     let ended = || format!("Redis at {} has closed the connection", queue.address);
 
     let recheck = || {
@@ -196,19 +197,27 @@ async fn serve(
 
         // The permit first: what still waits in the queue can expire, and then was certainly not
         // sent.
+        let permits_needed = match earlier {
+            Earlier::MayBeUnderWay => 1,
+            Earlier::HaveEnded => limits::BUS_PIPELINES as u32,
+        };
         let permit = tokio::select! {
             biased;
             Some(reason) = is_broken.recv() => return reason,
             Some(()) = pushed.recv() => return ended(),
             () = queue.recheck.notified() => return recheck(),
-            Ok(permit) = permits.clone().acquire_owned() => permit,
+            Ok(permit) = permits.clone().acquire_many_owned(permits_needed) => permit,
             () = sleep_until(deadline) => {
                 queue.expire(Instant::now());
                 continue;
             }
         };
 
-        let items = queue.take(Instant::now());
+        let Some(items) = queue.take(Instant::now(), earlier) else {
+            earlier = Earlier::HaveEnded;
+            continue;
+        };
+        earlier = Earlier::MayBeUnderWay;
         if let Err(reason) = primaries
             .enter(cx, &queue.address, connection, &items)
             .await
