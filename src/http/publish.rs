@@ -113,8 +113,8 @@ impl Publishing {
         }
     }
 
-    /// Up to 100 calls, one after another; answers each one's result or problem, in order. The answer is a replay if every
-    /// item's is.
+    /// Up to 100 calls, in order; answers each one's result or problem. Stored events that follow each other go to Redis together,
+    /// unless the batch has a key. The answer is a replay if every item's is.
     ///
     /// # Errors
     /// A [`Problem`] where the batch itself is wrong.
@@ -234,6 +234,10 @@ impl Publishing {
         let mut slice = TimeSlice::begin();
         for item in items {
             slice.rest().await;
+            if item.get().len() >= LONG_BODY {
+                // What stands before it need not wait as well.
+                self.store(&mut to_store, &mut results).await;
+            }
             self.queue_long(item).await;
 
             let result = match self.prepare_item(item).await {

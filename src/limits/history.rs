@@ -29,8 +29,8 @@ pub const REPLAY_LOOK_MAX: Duration = Duration::from_millis(250);
 /// together.
 pub const CONFIRMED_STRETCH: usize = 64;
 
-/// Users for whom one publication is on its way into Redis at the same time: a round trip for all of them, and two
-/// or three milliseconds' work of Redis at most, after which others get their turn.
+/// Events of one call, for its users or of a batch, that are on their way into Redis at the same time: a round trip for all of
+/// them, and two or three milliseconds' work of Redis at most, after which others get their turn.
 pub const STORED_AT_ONCE: usize = 64;
 
 /// What one kept event counts for beside its frame's bytes: its entry (72) in a table that may be three quarters empty, its

@@ -6,7 +6,10 @@
 //! An event is placed under its topic's lock. The task that takes messages from the bus does so itself if nobody has
 //! the lock and nothing has to be fetched. Otherwise the event goes to the topic's queue.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use ahash::AHashMap;
 use parking_lot::Mutex;
@@ -94,6 +97,7 @@ pub(in crate::node) struct Appending<'a> {
     id: Uuid,
     key: &'a Key,
     answer: HistoryFuture<'a, Appended>,
+    began: Instant,
     /// What becomes of it here; none where nobody here is in its topic, since it does not come back then.
     counts: Option<oneshot::Receiver<Counts>>,
 }
@@ -109,7 +113,7 @@ impl Appending<'_> {
     ) -> Result<(Position, Counts), NodeError> {
         let position = (&mut self.answer).await?.position;
         let counts = match self.counts.take() {
-            Some(counts) => within.wait(counts).await.unwrap_or_default(),
+            Some(counts) => within.wait(self.began, counts).await.unwrap_or_default(),
             None => Counts::default(),
         };
         Ok((position, counts))
@@ -122,8 +126,8 @@ impl Drop for Appending<'_> {
     }
 }
 
-/// How long a caller waits for what it has stored to come back over the bus: again for each event, until one has
-/// not come.
+/// How long a caller waits for the events of a publication to come back over the bus, each from when it was sent, until
+/// one has not come.
 pub(in crate::node) struct EchoTimeout(Duration);
 
 impl EchoTimeout {
@@ -131,11 +135,11 @@ impl EchoTimeout {
         Self(within)
     }
 
-    async fn wait(&mut self, counts: oneshot::Receiver<Counts>) -> Option<Counts> {
-        let came = tokio::time::timeout(self.0, counts).await;
+    async fn wait(&mut self, began: Instant, counts: oneshot::Receiver<Counts>) -> Option<Counts> {
+        let came = tokio::time::timeout_at((began + self.0).into(), counts).await;
         if came.is_err() {
-            // One that has not come shows that the bus is away, so the others are not waited for as
-            // long.
+            // The bus may be away, or the topic busy. A publication for many users waits for that
+            // once.
             self.0 = Duration::ZERO;
         }
         came.ok()?.ok()
@@ -350,6 +354,7 @@ impl Replicator {
             id,
             key,
             answer,
+            began: Instant::now(),
             counts,
         }
     }

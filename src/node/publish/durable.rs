@@ -1,6 +1,6 @@
 //! Storing an event where all nodes store theirs: in Redis, by which it comes back to every node.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use smol_str::SmolStr;
 use tokio::sync::oneshot;
@@ -83,8 +83,9 @@ impl Node {
         };
 
         let storing: Vec<Storing> = publications.into_iter().map(Storing::new).collect();
-        let mut ends: Vec<End> = storing.iter().map(|one| End::new(one.new.id)).collect();
-        let mut timeout = EchoTimeout::new(self.config.limits.redis_timeout);
+        let within = self.config.limits.redis_timeout;
+        let end = |one: &Storing| End::new(one.new.id, within);
+        let mut ends: Vec<End> = storing.iter().map(end).collect();
         let mut under_way = VecDeque::new();
         let mut slice = TimeSlice::begin();
 
@@ -97,7 +98,7 @@ impl Node {
             let tails = Tails::new(header, &one.new.draft);
             for key in &one.keys {
                 if under_way.len() >= STORED_AT_ONCE {
-                    end_first(&mut under_way, &mut ends, &mut timeout).await;
+                    end_first(&mut under_way, &mut ends).await;
                 }
                 // After a failure nothing more of a publication is begun.
                 if ends[at].failed.is_some() {
@@ -116,7 +117,7 @@ impl Node {
         // All has its place in the queue to Redis, so what is begun from here on comes after it.
         drop(has_begun);
         while !under_way.is_empty() {
-            end_first(&mut under_way, &mut ends, &mut timeout).await;
+            end_first(&mut under_way, &mut ends).await;
         }
         drop(under_way);
 
@@ -139,6 +140,7 @@ impl Node {
             mut receipt,
             position,
             failed,
+            ..
         } = end;
 
         if let (Some(channel), Some(position)) = (channel, position) {
@@ -241,14 +243,17 @@ struct End {
     position: Option<Position>,
     /// Why some of it was not stored, or may not be: the first error, or rather one that leaves open whether it was stored.
     failed: Option<NodeError>,
+    /// How long its events are waited for. Those of others do not change that: only its own topics may be busy.
+    timeout: EchoTimeout,
 }
 
 impl End {
-    fn new(id: Uuid) -> Self {
+    fn new(id: Uuid, within: Duration) -> Self {
         Self {
             receipt: Receipt::new(id),
             position: None,
             failed: None,
+            timeout: EchoTimeout::new(within),
         }
     }
 }
@@ -259,17 +264,13 @@ fn failed(count: usize) -> Vec<Result<Receipt, NodeError>> {
 }
 
 /// Waits for the event that went to Redis first, and notes what became of it.
-async fn end_first(
-    under_way: &mut VecDeque<(usize, Appending<'_>)>,
-    ends: &mut [End],
-    timeout: &mut EchoTimeout,
-) {
+async fn end_first(under_way: &mut VecDeque<(usize, Appending<'_>)>, ends: &mut [End]) {
     let Some((at, first)) = under_way.pop_front() else {
         return;
     };
 
     let end = &mut ends[at];
-    match first.end(timeout).await {
+    match first.end(&mut end.timeout).await {
         Ok((position, counts)) => {
             end.receipt.add(counts);
             end.receipt.stored += 1;
