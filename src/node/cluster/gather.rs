@@ -111,6 +111,7 @@ impl Node {
         here: impl Future<Output = Result<T, NodeError>>,
         request: impl FnOnce(&T) -> Request,
     ) -> Result<Everywhere<T>, NodeError> {
+        // First, so that nothing is done here if the others cannot be asked.
         self.cluster_up()?;
         let here = here.await?;
         let others = match self.call_remote(app, &request(&here)).await {
@@ -152,7 +153,6 @@ impl Node {
             reason,
         };
 
-        // First, so that nothing is done here if the others cannot be asked.
         let here = self.disconnect(app, target, close);
         let Everywhere { here, others } = self.act_everywhere(app, here, |_| request).await?;
         let sum = here + others.sum();
@@ -174,7 +174,6 @@ impl Node {
             wire_target: target.wire_target(None),
         };
 
-        // First, as above.
         let here = self.join_all(app, channel, target);
         let Everywhere { here, others } = self.act_everywhere(app, here, |_| request).await?;
         let mut joins = here;

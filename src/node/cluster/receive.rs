@@ -368,7 +368,13 @@ impl BusReceiver {
         }
 
         // Beside the loop: a request may wait for Redis, and no event after it should.
-        let permit = self.requests.take(app, &rpc);
+        // All who may come back from a node that departs are asked for at the same time. These wait for its list, and do nothing.
+        let is_of_list = matches!(rpc, Request::Recall { .. } | Request::Settle { .. });
+        let permit = if is_of_list && self.cluster.membership.departs() {
+            Some(None)
+        } else {
+            self.requests.take(app, &rpc).map(Some)
+        };
         let (node, cluster) = (self.node.clone(), self.cluster.clone());
         tokio::task::spawn_local(async move {
             let result = match permit {

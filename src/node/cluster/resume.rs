@@ -359,7 +359,7 @@ impl Handover {
         user: Option<&str>,
         device: Option<&str>,
     ) -> Handed {
-        // The list is written already, and is what counts from here on.
+        // The list is what counts from here on. It may still be on its way to Redis.
         if self.membership.departs() {
             self.roster.list_finished().await;
             return Handed::Elsewhere(IN_LIST.to_owned());
