@@ -413,14 +413,14 @@ impl Node {
         }
 
         self.put_back_all(mesa, cluster, node, |_| true).await?;
-        // Last: a node that ends before this begins again from the same moment.
-        let mut forget = redis::cmd("HDEL");
-        forget.arg(keys.seen()).arg(node.to_string());
-        cluster.bus.command(&keys.home, forget).await?;
-
         // Only now: until then the next round begins again.
         let mut forget = redis::cmd("SREM");
         forget.arg(keys.nodes()).arg(node.to_string());
+        cluster.bus.command(&keys.home, forget).await?;
+
+        // After it, or a round that begins again would store everything that the node has ever been sent.
+        let mut forget = redis::cmd("HDEL");
+        forget.arg(keys.seen()).arg(node.to_string());
         cluster.bus.command(&keys.home, forget).await?;
         tracing::info!(%node, app = %self.app(mesa.app).name, "the users of a node that has gone are no longer connected");
 

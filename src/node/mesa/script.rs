@@ -175,7 +175,8 @@ return full
     GIVE_BACK = r"
 local undelivered, nodes, mine, last = unpack(KEYS)
 local number, kept, prefix, channel, most, node, head = unpack(ARGV, 1, 7)
-if redis.call('GET', last) == number then return 0 end
+-- An earlier batch may come after a later one, by a connection that was given up.
+if tonumber(redis.call('GET', last) or 0) >= tonumber(number) then return 0 end
 most = tonumber(most)
 local full, at = 0, 8
 while at <= #ARGV do
