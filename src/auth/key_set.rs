@@ -142,7 +142,7 @@ fn read(jwk: &Jwk) -> Result<TokenKey, String> {
         ));
     }
 
-    let public = public.ok_or_else(|| format!("is no key for {}", alg.name()))?;
+    let public = public.ok_or_else(|| format!("is not a key for {}", alg.name()))?;
     Ok(TokenKey {
         kid: jwk.kid.as_deref().map(Into::into),
         alg,

@@ -42,7 +42,7 @@ impl Heartbeats {
         self.buckets[self.now].push(at);
     }
 
-    /// Turns the wheel by one tick. Who is not `present` any more is forgotten.
+    /// Turns the wheel by one tick. Connections that are no longer `present` are forgotten.
     pub(super) fn turn(&mut self, present: impl Fn(SlotRef) -> bool) -> Turn {
         let buckets = self.buckets.len();
         self.now = (self.now + 1) % buckets;

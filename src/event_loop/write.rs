@@ -274,7 +274,7 @@ pub(super) fn buffers(frames: &[Frame], skip: usize) -> Buffers<'_> {
     buffers
 }
 
-/// Writes what of `frames` is `unwritten`, until the socket refuses; answers the bytes it took.
+/// Writes what of `frames` is `unwritten`, until the socket refuses; returns the bytes it took.
 ///
 /// `first` are the buffers of the first write, as [`buffers`] makes them.
 ///

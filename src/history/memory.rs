@@ -261,12 +261,12 @@ struct Log {
     bytes: usize,
     /// Its place in [`MemoryStore::quiet`] while nothing of it is stored.
     quiet: Option<u64>,
-    /// Readers from whom some is withheld that is kept.
+    /// Readers from whom some of what is stored is withheld.
     confirmed: Vec<Confirmed>,
 }
 
-/// How far a reader has confirmed from whom some is withheld that is kept. What is kept up to there is for others, and is not
-/// looked at again for it.
+/// How far a reader has confirmed from whom some of what is stored is withheld. What is stored up to there is for others, and is
+/// not looked at again for it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Confirmed {
     /// The reader, by a hash.

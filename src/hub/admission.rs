@@ -266,8 +266,8 @@ impl Admission {
             admission: self.clone(),
             small,
             weight,
-            deliveries: AtomicU32::new(weight.deliveries),
             // Taken by the upper bound, and corrected when the true number is known.
+            deliveries: AtomicU32::new(weight.deliveries),
             placings: AtomicU32::new(1),
             placed: AtomicU32::new(0),
             since: Instant::now(),

@@ -430,9 +430,9 @@ impl Hub {
     ) -> Counts {
         self.context().forms.prepare(selection.app, frame);
         let mut counts = Counts::default();
+        let mut slice = TimeSlice::begin();
         for shard in self.shards() {
             let mut cursor = Cursor::open(shard, selection).await;
-            let mut slice = TimeSlice::begin();
             while let Some(chunk) = shard.lock(|table| cursor.snapshots(table, selection)) {
                 // Whoever is found, and picked: also where that is nobody, the thread has other tasks.
                 slice.rest().await;

@@ -369,7 +369,6 @@ fn proof<'c>(
     revocations: &'c Revocations,
     client: ClientKey<'c>,
 ) -> impl Fn(&crate::hub::Connection) -> bool + 'c {
-    // A newer token does not take up what a revoked one had.
     move |lost| lost.is_of_client(client) && !is_revoked(revocations, lost, unix_now())
 }
 

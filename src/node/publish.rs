@@ -92,7 +92,7 @@ impl Node {
         self.deliver(prepared).await
     }
 
-    /// Waits until the node may accept an event that comes back over the bus. It takes its place at admission then.
+    /// Waits until the node may accept an event that comes back over the bus. It takes its place at admission when it comes back.
     ///
     /// # Errors
     /// [`NodeError::Busy`].

@@ -62,7 +62,7 @@ pub(super) struct Log {
     pub(super) due: u32,
     /// Its record differs from the one on disk.
     pub(super) is_changed: bool,
-    /// Readers from whom some of what is kept is withheld.
+    /// Readers from whom some of what is stored is withheld.
     confirmed: Vec<Confirmed>,
 }
 

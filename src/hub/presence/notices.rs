@@ -234,7 +234,7 @@ impl Presence {
         self.gather(channel, pending);
     }
 
-    /// Takes what is to be sent about `channel` now: its notices, and with `counts` the changes gathered as counts.
+    /// Takes what is to be sent about `channel` now: its notices, and if they are `due` the changes gathered as counts.
     pub(crate) fn take_notices(&self, channel: &SmolStr, due: DueNotices) -> Option<NoticeBatch> {
         let mut rooms = self.stripe(channel).lock();
         let room = rooms.get_mut(channel)?;
