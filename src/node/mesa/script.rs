@@ -93,7 +93,8 @@ if mode == 'leave' then return false end
 local list = redis.call('HGET', undelivered, user)
 if not list then return false end
 redis.call('HDEL', undelivered, user)
-if mode == 'drop' or items(list) == '' then return false end
+-- What is not a list is given, so that it is counted.
+if mode == 'drop' or list:match('^%s*%[%s*%]%s*$') then return false end
 redis.call('HSET', aside, field, list)
 return list
 ";
