@@ -2,7 +2,7 @@
 
 use std::{io, net::SocketAddr};
 
-use super::{Reply, Resp, free_port, server::RedisServer, wait_until};
+use super::{ELECTION_PATIENCE, Reply, Resp, free_port, server::RedisServer, wait_for, wait_until};
 
 /// What the sentinels call their service.
 pub const SERVICE: &str = "fanfare-test";
@@ -226,7 +226,7 @@ impl Sentinels {
         self.servers.primary.kill()?;
         let port = self.servers.replica.address().port().to_string();
         for sentinel in &self.sentinels {
-            wait_until("the sentinels name the replica", || {
+            wait_for("the sentinels name the replica", ELECTION_PATIENCE, || {
                 let place = sentinel.call(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE])?;
                 Ok(place.items().get(1).is_some_and(|at| at.text() == port))
             })?;
