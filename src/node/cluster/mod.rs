@@ -222,6 +222,10 @@ impl Cluster {
             interest.add(topic);
         }
         tokio::join!(self.run_lease(), self.revoked.run_revocations());
+        if self.membership.has_left() {
+            // The server may have more to do before it ends, and until then this has not failed.
+            std::future::pending::<()>().await;
+        }
     }
 
     /// Why this node does not reach the others, or they are about to take it for gone, if that is so.
