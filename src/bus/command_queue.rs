@@ -40,6 +40,16 @@ pub(super) enum Earlier {
     HaveEnded,
 }
 
+impl Earlier {
+    /// How many of the permits for pipelines the one that is made needs: with all of them, no other is under way.
+    pub(super) fn permits(self) -> u32 {
+        match self {
+            Self::MayBeUnderWay => 1,
+            Self::HaveEnded => limits::BUS_PIPELINES as u32,
+        }
+    }
+}
+
 /// A command on its way.
 pub(super) struct QueuedCommand {
     pub(super) payload: Payload,

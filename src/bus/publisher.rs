@@ -163,6 +163,11 @@ fn role(hello: &Value) -> Option<&[u8]> {
         })
 }
 
+fn rechecks(queue: &CommandQueue) -> String {
+    let address = &queue.address;
+    format!("looking whether Redis at {address} is still primary")
+}
+
 /// Carries the queue until the connection is of no more use; returns why.
 async fn serve(
     queue: &Arc<CommandQueue>,
@@ -177,12 +182,7 @@ async fn serve(
     let mut earlier = Earlier::MayBeUnderWay;
     let ended = || format!("Redis at {} has closed the connection", queue.address);
 
-    let recheck = || {
-        format!(
-            "looking whether Redis at {} is still primary",
-            queue.address
-        )
-    };
+    let recheck = || rechecks(queue);
 
     loop {
         let Some(deadline) = queue.next_deadline() else {
@@ -197,16 +197,12 @@ async fn serve(
 
         // The permit first: what still waits in the queue can expire, and then was certainly not
         // sent.
-        let permits_needed = match earlier {
-            Earlier::MayBeUnderWay => 1,
-            Earlier::HaveEnded => limits::BUS_PIPELINES as u32,
-        };
         let permit = tokio::select! {
             biased;
             Some(reason) = is_broken.recv() => return reason,
             Some(()) = pushed.recv() => return ended(),
             () = queue.recheck.notified() => return recheck(),
-            Ok(permit) = permits.clone().acquire_many_owned(permits_needed) => permit,
+            Ok(permit) = permits.clone().acquire_many_owned(earlier.permits()) => permit,
             () = sleep_until(deadline) => {
                 queue.expire(Instant::now());
                 continue;
