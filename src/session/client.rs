@@ -6,9 +6,9 @@ use serde_json::value::RawValue;
 use smol_str::SmolStr;
 
 use super::{
+    arrival::default_rights,
     calling::explained_call,
     cost::{Cost, MessageProgress},
-    default_rights,
     joining::{Join, JoinReply, PAGES_TRIED},
     mesa::MesaSide,
     page_with_notices::{PageWithNotices, no_page},
