@@ -12,7 +12,7 @@ use tokio::{
     sync::watch,
 };
 
-use super::{Inner, Server, StartError, ending::Stop, spawn};
+use super::{Inner, Server, StartError, ending::Stop, threads::spawn};
 use crate::{
     calls::{Argument, CallError, Functions, Invocation},
     hub::Connection,

@@ -2,6 +2,7 @@ use std::{
     collections::BTreeSet,
     io::{Read as _, Write as _},
     net::TcpStream,
+    time::Duration,
 };
 
 use super::*;
