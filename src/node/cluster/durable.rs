@@ -6,145 +6,40 @@
 //! An event is placed under its topic's lock. The task that takes messages from the bus does so itself if nobody has
 //! the lock and nothing has to be fetched. Otherwise the event goes to the topic's queue.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+mod appending;
+mod catching_up;
+mod joining;
 
-use ahash::AHashMap;
+use std::sync::Arc;
+
 use parking_lot::Mutex;
 use smol_str::SmolStr;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::Notify;
 use uuid::Uuid;
 
+use self::appending::Awaited;
+pub(in crate::node) use self::{
+    appending::{Appending, EchoTimeout},
+    joining::JoinLock,
+};
 use super::{
-    super::{
-        NodeError,
-        topic_locks::{TopicGuard, TopicLocks},
-    },
+    super::topic_locks::TopicLocks,
     Handles, Task,
     arrivals::{Arrivals, Arrived},
-    missed::{Fetches, before_fetching_again},
     receive::Recent,
-    replays::{Joining, Replays},
+    replays::Replays,
     stored::UserEventSync,
-    watermarks::{Stripe, Watermarks},
+    watermarks::Watermarks,
 };
 use crate::{
     app::Apps,
     bus::{Bus, SubscriptionState, Topic},
-    history::{
-        Appended, Entry, Epoch, History, HistoryFuture, Key, New, Position, Recovery, Retention,
-        Topic as HistoryTopic,
-    },
-    hub::{Counts, Hub, Permit, Reach, Recipients, Selection},
-    id::AppId,
-    limits::{FORGET_PLACED, HISTORY_QUIET, RECOVER_CHANNELS},
+    history::{Epoch, History, Key, Position, Topic as HistoryTopic},
+    hub::{Counts, Hub, Permit, Reach, Selection},
     log_limit::Line,
-    protocol::{
-        envelope::{Names, Tails},
-        frame::Frame,
-        native::{self, Since},
-    },
+    protocol::frame::Frame,
     time_slice::TimeSlice,
 };
-
-/// The callers that wait for an event of their own to come back over the bus.
-#[derive(Debug, Default)]
-struct Awaited(Mutex<AHashMap<(Uuid, Key), oneshot::Sender<Counts>>>);
-
-impl Awaited {
-    /// Waits for this node's own publication to come back over the bus, by this topic.
-    fn expect(&self, id: Uuid, key: &Key) -> oneshot::Receiver<Counts> {
-        let (sender, receiver) = oneshot::channel();
-        self.0.lock().insert((id, key.clone()), sender);
-        receiver
-    }
-
-    /// Gives up waiting.
-    fn forget(&self, id: Uuid, key: &Key) {
-        self.0.lock().remove(&(id, key.clone()));
-    }
-
-    fn came(&self, id: Uuid, key: &Key, counts: Counts) {
-        let awaited = self.0.lock().remove(&(id, key.clone()));
-        if let Some(sender) = awaited {
-            // Fails only if nobody waits any longer.
-            let _ = sender.send(counts);
-        }
-    }
-}
-
-/// The lock of a durable channel that someone joins. What was missed is shared with others who are about to join.
-pub(crate) struct JoinLock<'a> {
-    _topic_lock: TopicGuard<'a>,
-    _joining: Option<Joining<'a>>,
-}
-
-impl<'a> JoinLock<'a> {
-    /// That of a node without others, which shares nothing.
-    pub(in crate::node) fn alone(turn: TopicGuard<'a>) -> Self {
-        Self {
-            _topic_lock: turn,
-            _joining: None,
-        }
-    }
-}
-
-/// An event on its way into the history, and back from there.
-pub(in crate::node) struct Appending<'a> {
-    awaited: &'a Awaited,
-    id: Uuid,
-    key: &'a Key,
-    answer: HistoryFuture<'a, Appended>,
-    began: Instant,
-    /// What becomes of it here; none where nobody here is in its topic, since it does not come back then.
-    counts: Option<oneshot::Receiver<Counts>>,
-}
-
-impl Appending<'_> {
-    /// Waits until the event is stored, and until this node has placed it.
-    ///
-    /// # Errors
-    /// [`NodeError::History`].
-    pub(in crate::node) async fn end(
-        mut self,
-        within: &mut EchoTimeout,
-    ) -> Result<(Position, Counts), NodeError> {
-        let position = (&mut self.answer).await?.position;
-        let counts = match self.counts.take() {
-            Some(counts) => within.wait(self.began, counts).await.unwrap_or_default(),
-            None => Counts::default(),
-        };
-        Ok((position, counts))
-    }
-}
-
-impl Drop for Appending<'_> {
-    fn drop(&mut self) {
-        self.awaited.forget(self.id, self.key);
-    }
-}
-
-/// How long a caller waits for the events of a publication to come back over the bus, each from when it was sent, until
-/// one has not come.
-pub(in crate::node) struct EchoTimeout(Duration);
-
-impl EchoTimeout {
-    pub(in crate::node) fn new(within: Duration) -> Self {
-        Self(within)
-    }
-
-    async fn wait(&mut self, began: Instant, counts: oneshot::Receiver<Counts>) -> Option<Counts> {
-        let came = tokio::time::timeout_at((began + self.0).into(), counts).await;
-        if came.is_err() {
-            // The bus may be away, or the topic busy. A publication for many users waits for that
-            // once.
-            self.0 = Duration::ZERO;
-        }
-        came.ok()?.ok()
-    }
-}
 
 /// Places durable events of all nodes here, in the order of their offsets, and stores those of this node for all.
 ///
@@ -242,123 +137,6 @@ impl Replicator {
             _ => true,
         }
     }
-    /// Takes the lock of a durable channel for a client that joins it.
-    pub(in crate::node) async fn lock_to_join<'a>(&'a self, key: &Key) -> JoinLock<'a> {
-        let joining = self.replays.join(key);
-        JoinLock {
-            _topic_lock: self.topic_locks.lock(key).await,
-            _joining: Some(joining),
-        }
-    }
-
-    /// The position of a durable channel for a client that joins now, under its lock: what is newer comes to it. The
-    /// history is asked only if this node does not know.
-    ///
-    /// # Errors
-    /// [`NodeError::History`].
-    pub(in crate::node) async fn standing(
-        &self,
-        key: &Key,
-        retention: &Retention,
-    ) -> Result<Position, NodeError> {
-        let subscription = self.subscription_state_of(key);
-        if let Some(at) = self.watermarks.current(key, subscription) {
-            return Ok(at);
-        }
-        let position = self.history.position(key, retention).await?;
-        self.advance(key, position, subscription).await?;
-        Ok(position)
-    }
-
-    /// What a client has missed that joins a durable channel now, under its lock: what is newer comes to it. The
-    /// history is asked once for those who join at the same time and have missed the same.
-    ///
-    /// # Errors
-    /// [`NodeError::History`].
-    pub(in crate::node) async fn missed_since(
-        &self,
-        key: &Key,
-        retention: &Retention,
-        since: &Since,
-    ) -> Result<Recovery, NodeError> {
-        let asked = || {
-            let epoch = since.epoch.as_deref();
-            self.history.since(key, retention, epoch, since.offset)
-        };
-
-        let subscription = self.subscription_state_of(key);
-        if let Some(at) = self.watermarks.current(key, subscription)
-            && let Some(recovery) = self.replays.find(key, since, at)
-        {
-            return Ok(recovery);
-        }
-
-        let recovery = asked().await?;
-        self.advance(key, recovery.position, subscription).await?;
-        self.replays.note(key, since, &recovery);
-
-        Ok(recovery)
-    }
-
-    /// Brings the members of a durable channel up to `position`, of which the caller has just learned under the
-    /// channel's lock: a client that joins now begins after it, and what the bus brings up to it is dropped.
-    async fn advance(
-        &self,
-        key: &Key,
-        position: Position,
-        subscription: SubscriptionState,
-    ) -> Result<(), NodeError> {
-        match self.watermarks.get(key) {
-            // The history was asked before an event that has been placed since.
-            Some(at) if at.epoch == position.epoch && at.offset > position.offset => return Ok(()),
-            // What is newer comes to all of them over the bus, the one who joins included.
-            Some(at) if at != position && self.has_members(key) => {
-                self.catch_up(key, at, position.offset, None).await?;
-            }
-            _ => {}
-        }
-        self.watermarks.begin(key, position, subscription);
-        Ok(())
-    }
-
-    /// Appends an event, which the same step sends to every node that has use for it. It has its place in the order of all
-    /// that this node appends when this returns.
-    pub(in crate::node) fn append_over_bus<'a>(
-        &'a self,
-        key: &'a Key,
-        retention: &'a Retention,
-        mut new: New,
-        tails: &Tails<'_>,
-    ) -> Appending<'a> {
-        let (topic, to) = match &key.topic {
-            HistoryTopic::User(user) => {
-                let to = Names {
-                    users: vec![user.to_string()],
-                    ..Names::default()
-                };
-                (Topic::User(key.app, user.clone()), Some(to))
-            }
-            HistoryTopic::Channel(channel) => (Topic::Channel(key.app, channel.clone()), None),
-        };
-
-        // Of a list of users each event names its own.
-        new.tail = Some(tails.tail(to.as_ref()));
-        let id = new.id;
-        let comes_back = self.bus.interest().is_live(&topic);
-        // Before it is appended: it may be back before the answer.
-        let counts = comes_back.then(|| self.awaited.expect(id, key));
-        let answer = self.history.append(key, retention, new);
-
-        Appending {
-            awaited: &self.awaited,
-            id,
-            key,
-            answer,
-            began: Instant::now(),
-            counts,
-        }
-    }
-
     /// Places an event that came over the bus if nothing waits for its topic and nothing has to be fetched before it.
     /// Otherwise it has to wait.
     pub(super) async fn arrive(self: &Arc<Self>, arrived: Arrived) {
@@ -531,91 +309,6 @@ impl Replicator {
         self.place_from_bus(selection, reach, frame, &permit).await
     }
 
-    /// Fetches what was missed of durable channels, whenever something may have been, until the runtime ends. What cannot be
-    /// had is tried again until it can.
-    pub(super) async fn run_catch_up(self: Arc<Self>) {
-        let mut ticks = tokio::time::interval(FORGET_PLACED);
-        loop {
-            tokio::select! {
-                () = self.is_behind.notified() => {}
-                _ = ticks.tick() => {
-                    self.forget_left().await;
-                    self.remember_numberings().await;
-                    continue;
-                }
-            }
-            while !self.recover().await {
-                before_fetching_again().await;
-            }
-        }
-    }
-
-    /// Fetches what was missed of every tainted channel, of several at the same time; what is certain to be missing is
-    /// reported. False if some of it could not be had.
-    async fn recover(self: &Arc<Self>) -> bool {
-        let mut fetches = Fetches::new(RECOVER_CHANNELS, &self.hub.context().metrics);
-        let stripes = self.watermarks.stripes();
-        for key in stripes.flat_map(Stripe::take_tainted) {
-            let replicator = self.clone();
-            let fetch = async move {
-                let _topic_lock = replicator.topic_locks.lock(&key).await;
-                replicator.fetch_missed(&key).await
-            };
-            fetches.begin(fetch).await;
-        }
-        fetches.end().await
-    }
-
-    /// Fetches what was missed of a channel, under its lock. False if it could not be had; the channel is tainted then.
-    async fn fetch_missed(&self, key: &Key) -> bool {
-        if !self.has_members(key) {
-            self.watermarks.remove(key);
-            return true;
-        }
-        let Some(at) = self.watermarks.get(key) else {
-            return true;
-        };
-
-        if let Err(error) = self.catch_up(key, at, u64::MAX, None).await {
-            tracing::debug!(%error, "events that were missed could not be fetched yet");
-            self.watermarks.fetch_later(key);
-            return false;
-        }
-
-        true
-    }
-
-    /// Forgets how far channels were placed that nobody here is in any longer.
-    async fn forget_left(&self) {
-        let mut slice = TimeSlice::begin();
-        for key in self.watermarks.stripes().flat_map(Stripe::keys) {
-            slice.rest().await;
-            if !self.has_members(&key) {
-                // A client that joins just now holds the lock until it is in.
-                let _topic_lock = self.topic_locks.lock(&key).await;
-                // Looked again, since it was let in while this waited.
-                if !self.has_members(&key) {
-                    self.watermarks.remove(&key);
-                }
-            }
-        }
-    }
-
-    /// Has the history know the numberings of channels that someone here is in, however long nothing comes: members who connect
-    /// again have missed nothing then.
-    async fn remember_numberings(&self) {
-        let mut slice = TimeSlice::begin();
-        for key in self.watermarks.stripes().flat_map(Stripe::keys) {
-            slice.rest().await;
-            if self.watermarks.is_to_be_remembered(&key, HISTORY_QUIET / 2)
-                && let Err(error) = self.history.remember(&key).await
-            {
-                tracing::debug!(%error, "a numbering may be forgotten");
-                return;
-            }
-        }
-    }
-
     fn has_members(&self, key: &Key) -> bool {
         match &key.topic {
             HistoryTopic::Channel(channel) => {
@@ -623,124 +316,6 @@ impl Replicator {
             }
             HistoryTopic::User(_) => false,
         }
-    }
-
-    /// Places what came after `at`, up to the offset `until`. The members are notified first if it is of another
-    /// epoch, or if not all of it is there any longer. `came` is the event by which it became known over the bus,
-    /// if it did.
-    async fn catch_up(
-        &self,
-        key: &Key,
-        at: Position,
-        until: u64,
-        came: Option<Position>,
-    ) -> Result<(), NodeError> {
-        let HistoryTopic::Channel(channel) = &key.topic else {
-            return Ok(());
-        };
-        let Some(retention) = self.apps.get(key.app).rule(channel).retention else {
-            return Ok(());
-        };
-
-        let subscription = self.subscription_state_of(key);
-        let epoch = at.epoch.to_string();
-        let mut recovery = self
-            .history
-            .since(key, &retention, Some(&epoch), at.offset)
-            .await?;
-
-        // Redis forgets a numbering after a while without events. A node that has listened all the time has the whole of it, and
-        // the first event of the one that follows is among what was fetched: nothing is lost.
-        let is_next = |came: Position| {
-            let first = recovery.entries.first();
-            came.epoch == recovery.position.epoch
-                && first.is_some_and(|first| first.offset <= came.offset)
-        };
-
-        recovery.recovered |= recovery.position.epoch != at.epoch
-            && self.watermarks.has_listened(key, subscription)
-            && came.is_none_or(is_next);
-
-        let missed = recovery
-            .entries
-            .iter()
-            .filter(|entry| entry.offset > recovery.shared);
-        if !recovery.recovered || recovery.position.epoch != at.epoch {
-            let first = missed
-                .clone()
-                .next()
-                .map_or(recovery.position.offset, |entry| entry.offset - 1);
-            let from = Position {
-                offset: first,
-                ..recovery.position
-            };
-            self.notify_epoch(key.app, channel, from, recovery.recovered)
-                .await;
-        }
-
-        for entry in missed.filter(|entry| entry.offset <= until) {
-            let counts = self.place_entry(key.app, channel, entry).await;
-            self.note_counts(entry.id, counts);
-            self.awaited.came(entry.id, key, counts);
-        }
-
-        self.hub
-            .context()
-            .metrics
-            .bus_recovered
-            .inc_by(recovery.entries.len() as u64);
-
-        // Last: if anything failed before, the same is fetched again.
-        self.watermarks.begin(key, recovery.position, subscription);
-        Ok(())
-    }
-
-    /// Sends the members of `channel` the position that what comes goes on from, and whether they have all before it:
-    /// `joined`.
-    async fn notify_epoch(
-        &self,
-        app: AppId,
-        channel: &SmolStr,
-        position: Position,
-        recovered: bool,
-    ) {
-        let position = native::Position {
-            epoch: position.epoch.to_string().into(),
-            offset: position.offset,
-        };
-
-        let told = native::goes_on(channel, &position, recovered);
-        let selection = of_channel(app, channel);
-        self.hub
-            .scan(&selection, |table, slot| {
-                if let Some(at) = table.reference(slot) {
-                    table.place_own(at, told.clone());
-                }
-            })
-            .await;
-    }
-
-    /// Places a stored event for the members of its channel that it is for.
-    async fn place_entry(&self, app: AppId, channel: &SmolStr, entry: &Entry) -> Counts {
-        let selection = of_channel(app, channel);
-        let (_, permit) = self.hub.admit_in_time(&selection, entry.frame.len()).await;
-        let mut counts = Counts::default();
-
-        self.hub
-            .scan(&selection, |table, slot| {
-                let Some(connection) = table.open_connection(slot) else {
-                    return;
-                };
-                counts.scan.evaluated += 1;
-                if entry.is_for(&connection.reader()) {
-                    counts.scan.matched += 1;
-                    counts.queued += u64::from(table.place(slot, &entry.frame, &permit));
-                }
-            })
-            .await;
-
-        self.hub.settle_permit(&permit, counts.queued);
-        counts
     }
 }
 
@@ -772,13 +347,6 @@ pub(super) fn topic(key: &Key) -> Topic {
     match &key.topic {
         HistoryTopic::User(user) => Topic::User(key.app, user.clone()),
         HistoryTopic::Channel(channel) => Topic::Channel(key.app, channel.clone()),
-    }
-}
-
-fn of_channel(app: AppId, channel: &str) -> Selection {
-    Selection {
-        recipients: Some(Recipients::channel(channel)),
-        ..Selection::everyone(app)
     }
 }
 
