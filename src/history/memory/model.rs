@@ -9,7 +9,13 @@ use super::{
     tests::{ANYONE, at, audit, channel, event, store, user},
     *,
 };
-use crate::{id::AppId, protocol::frame::Frame};
+use crate::{
+    history::Epoch,
+    id::AppId,
+    limits::{HISTORY_EVENT_BYTES, HISTORY_QUIET},
+    metrics::DropReason,
+    protocol::frame::Frame,
+};
 
 /// An event of the model. Everything that ever was stays in it.
 #[derive(Debug)]

@@ -1,9 +1,12 @@
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use super::*;
+use super::{log::Held, *};
 use crate::{
+    history::{Epoch, HistoryError, Omit, ages::Ages},
     id::AppId,
+    limits::{HISTORY_CONFIRMERS, HISTORY_EVENT_BYTES, HISTORY_NAME_BYTES, HISTORY_QUIET},
+    metrics::DropReason,
     protocol::{
         event::{Data, Event, Marks},
         frame::Frame,
