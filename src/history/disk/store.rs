@@ -3,47 +3,32 @@
 //! Topics that were used lately are in memory without their frames, in two halves: a topic that is used moves to the
 //! younger half, and when that is full the older one is dropped. Everything else is only on disk.
 
-use std::{
-    mem,
-    sync::Arc,
-    time::{Instant, SystemTime, UNIX_EPOCH},
-};
+mod clock;
+mod due;
+mod shares;
+mod snapshot;
+
+use std::{mem, sync::Arc};
 
 use ahash::{AHashMap, RandomState};
 
+pub(super) use self::snapshot::Snapshot;
+use self::{clock::Clock, shares::Share};
 use super::{
     Setup,
     database::{DataError, Fault, Survives, Tables},
     journal::Left,
     lives::Lives,
     log::{Log, Stub},
-    record::{self, Due, Name, due_key, event_key},
+    record::{self, Name, event_key},
 };
 use crate::{
     history::{
-        Appended, Entry, Epoch, HistoryError, Key, New, Occupied, Position, Reader, Retention, Run,
-        Topic,
+        Appended, Entry, Epoch, Key, New, Occupied, Position, Reader, Retention, Run, Topic,
     },
-    id::AppId,
-    limits::{DATA_DUE_SLICE, DATA_LEAP, DATA_STUBS, DATA_TOPIC_BYTES, DATA_TOPICS, HISTORY_QUIET},
-    metrics::{AppMetrics, DropReason, Metrics},
+    limits::{DATA_LEAP, DATA_STUBS, DATA_TOPIC_BYTES, DATA_TOPICS, HISTORY_QUIET},
+    metrics::{DropReason, Metrics},
 };
-
-/// Length of a piece of time in the table of what is due.
-const MINUTE: u64 = 60_000;
-
-/// What is on disk of one app.
-struct Share {
-    /// Its number there.
-    number: u32,
-    bytes: u64,
-    events: u64,
-    /// The sums differ from those on disk.
-    is_changed: bool,
-    /// Absent for an app that the configuration no longer names.
-    served: Option<(AppId, Arc<AppMetrics>)>,
-    quota: Option<u64>,
-}
 
 /// An open data directory, and what is known of it in memory.
 pub(super) struct Store {
@@ -67,27 +52,6 @@ pub(super) struct Store {
     metrics: Arc<Metrics>,
     hasher: RandomState,
     clock: Clock,
-}
-
-/// The time of the store, which never goes back.
-struct Clock {
-    unix_ms: u64,
-    since: Instant,
-}
-
-impl Clock {
-    /// Begins at the system's time, or at `last_ms` if that is later.
-    fn after(last_ms: u64) -> Self {
-        let unix = SystemTime::now().duration_since(UNIX_EPOCH);
-        Self {
-            unix_ms: (unix.unwrap_or_default().as_millis() as u64).max(last_ms),
-            since: Instant::now(),
-        }
-    }
-
-    fn now_ms(&self) -> u64 {
-        self.unix_ms + self.since.elapsed().as_millis() as u64
-    }
 }
 
 /// What was read of a topic, and where the entries are that belong to it.
@@ -156,66 +120,12 @@ impl Store {
         Ok(store)
     }
 
-    /// Reads the numbers and sums of all apps on disk, and gives numbers to those that are new.
-    fn find_apps(&mut self, setup: &Setup) -> Result<(), Fault> {
-        let mut served = AHashMap::new();
-        for (at, app) in setup.apps.iter().enumerate() {
-            served.insert(app.name.clone(), (AppId(at as u16), app.metrics.clone()));
-        }
-
-        let quota = |app: AppId| setup.apps[usize::from(app.0)].quota;
-        self.served = vec![0; served.len()];
-        for (number, name) in self.tables.apps()? {
-            let sum = |what: &str| self.tables.number(format!("{what}:{number}"));
-            let served = served.remove(&name);
-            let share = Share {
-                number,
-                bytes: sum("bytes")?.unwrap_or_default(),
-                events: sum("events")?.unwrap_or_default(),
-                is_changed: false,
-                quota: served.as_ref().and_then(|(app, _)| quota(*app)),
-                served,
-            };
-
-            if let Some((app, _)) = share.served {
-                self.served[usize::from(app.0)] = self.shares.len();
-            }
-
-            self.shares.push(share);
-        }
-
-        // Numbers are never used again, since records of an app that is no longer served have its
-        // number.
-        let numbers = self.shares.iter().map(|share| share.number + 1);
-        let first = numbers.max().unwrap_or(0);
-        for (number, (name, (app, metrics))) in (first..).zip(served) {
-            self.tables
-                .set_number(format!("app:{name}"), u64::from(number));
-            self.served[usize::from(app.0)] = self.shares.len();
-            self.shares.push(Share {
-                number,
-                bytes: 0,
-                events: 0,
-                is_changed: false,
-                served: Some((app, metrics)),
-                quota: quota(app),
-            });
-        }
-
-        Ok(())
-    }
-
     pub(super) fn tables(&mut self) -> &mut Tables {
         &mut self.tables
     }
 
     pub(super) fn now_ms(&self) -> u64 {
         self.clock.now_ms()
-    }
-
-    /// The number of an app on disk.
-    pub(super) fn number_of(&self, app: AppId) -> u32 {
-        self.shares[self.served[usize::from(app.0)]].number
     }
 
     fn name_of(&self, key: &Key) -> Name {
@@ -225,10 +135,6 @@ impl Store {
         };
         let app = self.number_of(key.app);
         Name { app, is_user, text }
-    }
-
-    fn share(&mut self, app: u32) -> Option<&mut Share> {
-        self.shares.iter_mut().find(|share| share.number == app)
     }
 
     /// Takes a topic out of the cache, or reads it; absent if it has no numbering.
@@ -325,33 +231,6 @@ impl Store {
         self.younger.insert(name, log);
     }
 
-    /// Notes that something of the topic is past its time at `until_ms`.
-    fn note_due(&mut self, name: &Name, log: &mut Log, until_ms: u64) {
-        let minute = (until_ms / MINUTE + 1).min(u64::from(u32::MAX)) as u32;
-        if log.due != minute {
-            log.due = minute;
-            let due = self.tables.due.clone();
-            self.tables.insert(&due, &name.due_key(minute), &[]);
-        }
-    }
-
-    /// Notes that a fact is past its time at `until_ms`.
-    pub(super) fn note_fact_due(&mut self, kind: u8, (app, name): (u32, &[u8]), until_ms: u64) {
-        let minute = (until_ms / MINUTE + 1).min(u64::from(u32::MAX)) as u32;
-        let due = self.tables.due.clone();
-        self.tables
-            .insert(&due, &due_key(app, minute, kind, name), &[]);
-    }
-
-    /// Adds to the sums of an app.
-    pub(super) fn add(&mut self, app: u32, bytes: i64, events: i64) {
-        if let Some(share) = self.share(app) {
-            share.bytes = share.bytes.saturating_add_signed(bytes);
-            share.events = share.events.saturating_add_signed(events);
-            share.is_changed = true;
-        }
-    }
-
     /// Removes an event's record and takes it out of the sums.
     fn strike(&mut self, name: &Name, log: &Log, stub: &Stub) {
         let events = self.tables.events.clone();
@@ -373,36 +252,6 @@ impl Store {
         {
             metrics.dropped(reason, 1);
         }
-    }
-
-    /// Removes what is past its time.
-    fn age(&mut self, name: &Name, log: &mut Log) {
-        let now_ms = self.clock.now_ms();
-        while log
-            .stubs
-            .front()
-            .is_some_and(|stub| stub.until_ms <= now_ms)
-        {
-            self.remove_oldest(name, log, DropReason::StoredExpired);
-        }
-    }
-
-    /// Makes sure that the app may keep one more event.
-    ///
-    /// # Errors
-    /// [`HistoryError::OverQuota`].
-    pub(super) fn check_quota(&self, app: AppId) -> Result<(), HistoryError> {
-        let share = &self.shares[self.served[usize::from(app.0)]];
-        let Some(quota) = share.quota.filter(|quota| share.bytes >= *quota) else {
-            return Ok(());
-        };
-        if let Some((_, metrics)) = &share.served {
-            metrics.storage_refused.inc();
-        }
-        Err(HistoryError::OverQuota {
-            kept: share.bytes,
-            quota,
-        })
     }
 
     /// See [`crate::history::History::append`].
@@ -518,182 +367,9 @@ impl Store {
         Ok(())
     }
 
-    /// Removes some of what is past its time; true if there may be more.
-    pub(super) fn expire(&mut self) -> Result<bool, Fault> {
-        let minute = (self.clock.now_ms() / MINUTE) as u32;
-        let mut left = DATA_DUE_SLICE;
-        for at in 0..self.shares.len() {
-            let app = self.shares[at].number;
-            for key in self.due(app, minute, left)? {
-                left -= 1;
-                self.look_at_due(&key)?;
-            }
-            if left == 0 {
-                return Ok(true);
-            }
-        }
-
-        Ok(false)
-    }
-
-    /// Up to `most` keys of `app` in the table of what is due, up to `minute`, earliest first.
-    fn due(&self, app: u32, minute: u32, most: usize) -> Result<Vec<fjall::UserKey>, Fault> {
-        let bound = |minute: u32| {
-            let mut key = app.to_be_bytes().to_vec();
-            key.extend(minute.to_be_bytes());
-            key
-        };
-        let end = minute.checked_add(1).map(bound);
-        let range = match end {
-            Some(end) => self.tables.due.range(bound(0)..end),
-            None => self.tables.due.prefix(app.to_be_bytes()),
-        };
-        let keys = range.take(most).map(fjall::Guard::key);
-        Ok(keys.collect::<fjall::Result<_>>()?)
-    }
-
-    /// Removes what is past its time of a topic that is due, and the topic itself if it was quiet for long enough.
-    fn look_at_due(&mut self, key: &[u8]) -> Result<(), Fault> {
-        let due = self.tables.due.clone();
-        // Taken out first: what is still to come is noted under a later minute.
-        self.tables.remove(&due, key);
-        let Some(due) = Due::read(key) else {
-            return Ok(());
-        };
-        let Some(name) = due.topic() else {
-            return self.forget_fact(due.kind, due.app, due.name);
-        };
-        let Some(mut log) = self.take(&name)? else {
-            return Ok(());
-        };
-
-        log.due = 0;
-        self.age(&name, &mut log);
-        if log.stubs.is_empty() && self.is_over(&name, &mut log) {
-            self.forget(&name, &log);
-        } else {
-            // By then all of its events are past their time. Until then, each use of the topic
-            // removes those that are.
-            if let Some(stub) = log.stubs.back() {
-                let until_ms = stub.until_ms;
-                self.note_due(&name, &mut log, until_ms);
-            }
-            self.put((name, log));
-        }
-
-        Ok(())
-    }
-
-    /// Whether a topic without events was quiet for as long as its numbering is known. One that somebody is in counts
-    /// as used now: a member who is not notified of another numbering would drop its first events as seen.
-    fn is_over(&self, name: &Name, log: &mut Log) -> bool {
-        let now_ms = self.clock.now_ms();
-        if self.is_occupied(name) {
-            log.used_ms = now_ms;
-            log.is_changed = true;
-        }
-        log.used_ms.saturating_add(HISTORY_QUIET.as_millis() as u64) <= now_ms
-    }
-
-    /// Whether somebody is in the channel.
-    fn is_occupied(&self, name: &Name) -> bool {
-        let share = self.shares.iter().find(|share| share.number == name.app);
-        let served = share.and_then(|share| share.served.as_ref());
-        served.is_some_and(|(app, _)| {
-            !name.is_user && self.is_occupied.has(&Key::channel(*app, name.text.clone()))
-        })
-    }
-
-    /// Ends the numbering of a topic that has no events.
-    fn forget(&mut self, name: &Name, log: &Log) {
-        // As in memory: a confirmation of the old numbering may still be under way.
-        if name.is_user && log.position.offset > self.users_begin_after {
-            self.users_begin_after = log.position.offset;
-            self.tables.set_number("users", self.users_begin_after);
-        }
-        let topics = self.tables.topics.clone();
-        self.tables.remove(&topics, &name.key());
-        self.add(name.app, -(DATA_TOPIC_BYTES as i64), 0);
-    }
-
-    /// Removes some of the oldest events of the app that stores most, if more is stored than may be; true if there may be more to
-    /// remove. Begins its group.
-    pub(super) fn shed(&mut self) -> Result<bool, Fault> {
-        let most = self.shares.iter().max_by_key(|share| share.bytes);
-        let Some(app) = most.map(|share| share.number) else {
-            return Ok(false);
-        };
-        if self.bytes() <= self.max_bytes {
-            return Ok(false);
-        }
-
-        // What is due first is about what is oldest, and the table finds it without a look at every
-        // topic.
-        let keys = self.due(app, u32::MAX, DATA_DUE_SLICE)?;
-        let is_some = !keys.is_empty();
-        for key in keys {
-            if self.bytes() <= self.max_bytes {
-                break;
-            }
-            self.shed_topic(&key)?;
-        }
-
-        Ok(is_some)
-    }
-
-    /// Removes events of a topic that are due with it, oldest first, and a topic without events that nobody is in.
-    fn shed_topic(&mut self, key: &[u8]) -> Result<(), Fault> {
-        let Some(due) = Due::read(key) else {
-            return Ok(());
-        };
-
-        // Facts stay: they were promised to be remembered, whatever else is stored.
-        let Some(name) = due.topic() else {
-            return Ok(());
-        };
-
-        let table = self.tables.due.clone();
-        self.tables.remove(&table, key);
-        let Some(mut log) = self.take(&name)? else {
-            return Ok(());
-        };
-
-        // Only those of this minute. The topic's next come in their order among those of other
-        // topics.
-        let end_ms = u64::from(due.minute) * MINUTE;
-        while self.bytes() > self.max_bytes
-            && log.stubs.front().is_some_and(|stub| stub.until_ms < end_ms)
-        {
-            self.remove_oldest(&name, &mut log, DropReason::StoredOver);
-        }
-
-        if log.stubs.is_empty() && self.bytes() > self.max_bytes && !self.is_occupied(&name) {
-            self.forget(&name, &log);
-            return Ok(());
-        }
-
-        log.due = 0;
-        if let Some(stub) = log.stubs.front() {
-            let until_ms = stub.until_ms;
-            self.note_due(&name, &mut log, until_ms);
-        }
-
-        self.put((name, log));
-        Ok(())
-    }
-
-    /// Whether more is stored than may be.
-    pub(super) fn is_over_bound(&self) -> bool {
-        self.bytes() > self.max_bytes
-    }
-
     /// Whether the group has writes.
     pub(super) fn has_writes(&self) -> bool {
         self.tables.has_writes()
-    }
-
-    fn bytes(&self) -> u64 {
-        self.shares.iter().map(|share| share.bytes).sum()
     }
 
     /// Whether the group has changes of this topic.
@@ -737,66 +413,10 @@ impl Store {
         Ok(self.tables.sync()?)
     }
 
-    /// What was committed by now, for reading.
-    pub(super) fn snapshot(&self) -> Snapshot {
-        Snapshot {
-            events: self.tables.events.clone(),
-            snapshot: self.tables.snapshot(),
-        }
-    }
-
     /// Notes that nothing is lost by the end that comes now.
     pub(super) fn close(&mut self) -> Result<(), Fault> {
         Lives::end(&mut self.tables);
         self.commit(Survives::PowerLoss)
-    }
-
-    fn show(&self) {
-        let events: u64 = self.shares.iter().map(|share| share.events).sum();
-        self.metrics.history_events.set(events as i64);
-        self.metrics.history_bytes.set(self.bytes() as i64);
-        for share in &self.shares {
-            if let Some((_, metrics)) = &share.served {
-                metrics.stored_bytes.set(share.bytes as i64);
-            }
-        }
-    }
-}
-
-/// The events of one moment.
-pub(super) struct Snapshot {
-    events: fjall::Keyspace,
-    snapshot: fjall::Snapshot,
-}
-
-impl Snapshot {
-    /// Adds up to `most` events of `run` of a topic, which then begins after them; true if there may be more.
-    pub(super) fn copy(
-        &self,
-        TopicOnDisk { id, is_user }: TopicOnDisk,
-        run: &mut Run,
-        most: usize,
-        to: &mut Vec<Entry>,
-    ) -> Result<bool, Fault> {
-        use fjall::Readable as _;
-        if run.after >= run.end {
-            return Ok(false);
-        }
-
-        let range = event_key(id, run.after + 1)..=event_key(id, run.end);
-        let mut count = 0;
-        for guard in self.snapshot.range(&self.events, range).take(most) {
-            let (key, event) = guard.into_inner()?;
-            let offset = record::offset_of(&key).unwrap_or_default();
-            let Some((entry, _)) = record::decode_event(offset, is_user, &event) else {
-                return Err(Fault::Damage("an event's record cannot be read".into()));
-            };
-            run.after = offset;
-            to.push(entry);
-            count += 1;
-        }
-
-        Ok(count == most)
     }
 }
 
