@@ -2,11 +2,14 @@
 //!
 //! [`Membership`] has all of it. How renewals go is in [`super::renewal`], and which node leads an app in [`super::leadership`].
 
+mod peers;
+mod renewing;
+
 use std::{
     sync::{
         Arc, LazyLock,
         atomic::{
-            AtomicBool, AtomicU8,
+            AtomicBool,
             Ordering::{Relaxed, SeqCst},
         },
     },
@@ -15,26 +18,22 @@ use std::{
 
 use ahash::{AHashMap, AHashSet};
 use bytes::Bytes;
-use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+pub(super) use self::peers::{Peer, Peers};
 use super::{
     Handles,
-    leadership::{Leadership, Renewed, Statement},
+    leadership::{Renewed, Statement},
     removed::Ended,
     renewal::Renewal,
     unreadable,
 };
 use crate::{
     app::Apps,
-    bus::{Bus, BusError, Script, Topic, jitter},
-    id::{AppId, NodeId},
-    limits::{LEASE_AGAIN, ROSTER_OUTLIVES},
+    bus::{Bus, BusError, Script, Topic},
+    id::NodeId,
     metrics::Metrics,
-    protocol::envelope::{OLDEST, VERSION},
 };
-
-static RENEW: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("renew.lua")));
 
 /// Gives the lease up, and leaves word of it for an hour. Another node takes away what is left of this one's members, as if it had
 /// crashed.
@@ -56,69 +55,6 @@ static REAPED: LazyLock<Script> = LazyLock::new(|| {
          return redis.call('SREM', KEYS[3], ARGV[1])",
     )
 });
-
-/// Another node.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Peer {
-    pub(super) id: NodeId,
-    pub(super) name: Arc<str>,
-}
-
-/// The other nodes that hold leases, by their ids.
-#[derive(Debug, Default)]
-pub(super) struct Peers {
-    others: Mutex<Vec<Peer>>,
-    /// What each of them states.
-    statements: Mutex<AHashMap<NodeId, Statement>>,
-    /// The newest version that all of them and this node read; 0 while that is not known.
-    version: AtomicU8,
-    /// The apps that this node leads.
-    lead: Leadership,
-    /// Those with the name of this one: since when, until it was logged.
-    namesakes: Mutex<AHashMap<NodeId, Option<Instant>>>,
-}
-
-impl Peers {
-    pub(super) fn all(&self) -> Vec<Peer> {
-        self.others.lock().clone()
-    }
-
-    /// Those that serve `app`, and those of which that is not known.
-    pub(super) fn serving(&self, app: AppId) -> Vec<Peer> {
-        let mut serving = self.all();
-        serving.retain(|peer| self.serves(peer.id, app));
-        serving
-    }
-
-    /// Their ids.
-    pub(super) fn serving_ids(&self, app: AppId) -> Vec<NodeId> {
-        let serving = self.serving(app).into_iter();
-        serving.map(|peer| peer.id).collect()
-    }
-
-    /// Whether a node serves `app`, or that is not known.
-    pub(super) fn serves(&self, node: NodeId, app: AppId) -> bool {
-        let statements = self.statements.lock();
-        let statement = statements.get(&node);
-        statement.is_none_or(|statement| statement.may_serve(app))
-    }
-
-    /// Whether this node leads `app` now.
-    pub(super) fn leads(&self, app: AppId) -> bool {
-        self.lead.has(app)
-    }
-
-    /// The version in which this node writes, so that every node that is there can read it.
-    pub(super) fn version(&self) -> u8 {
-        self.version.load(Relaxed).max(OLDEST)
-    }
-
-    /// What people call those that serve `app`.
-    pub(super) fn names(&self, app: AppId) -> Vec<String> {
-        let serving = self.serving(app).into_iter();
-        serving.map(|peer| peer.name.to_string()).collect()
-    }
-}
 
 /// Another node whose lease is over, and which this node is to reap.
 #[derive(Debug)]
@@ -237,17 +173,6 @@ impl Membership {
         self.renewal.fault(self.lease).or_else(|| {
             (!self.belongs()).then(|| "the other nodes do not know of this one yet".to_owned())
         })
-    }
-
-    /// What keeps the lease; there is one at a time.
-    pub(super) fn renewals(&self) -> Renewals<'_> {
-        Renewals {
-            membership: self,
-            began: None,
-            failures: 0,
-            is_stated: false,
-            known: Known::default(),
-        }
     }
 
     /// Adds which apps nodes serve, which does not change while they live.
@@ -428,282 +353,8 @@ impl Membership {
     }
 }
 
-/// The renewals of a lease, one after another: what each hands to the next.
-#[derive(Debug)]
-pub(super) struct Renewals<'m> {
-    membership: &'m Membership,
-    /// When the last one began.
-    began: Option<Instant>,
-    /// How many have failed in sequence.
-    failures: u32,
-    /// Redis knows which apps this node serves.
-    is_stated: bool,
-    known: Known,
-}
-
-impl Renewals<'_> {
-    /// Waits until the lease is to be renewed. False once it was given up.
-    pub(super) async fn is_due(&mut self) -> bool {
-        let membership = self.membership;
-        let wait = self.began.map_or(Duration::ZERO, |began| {
-            until_renewal(membership.lease, self.failures).saturating_sub(began.elapsed())
-        });
-        tokio::select! {
-            () = tokio::time::sleep(wait) => {}
-            () = membership.is_due.notified() => {}
-        }
-        // From before it is sent, so that a slow answer does not put off the next renewal.
-        self.began = Some(Instant::now());
-        !membership.has_left()
-    }
-
-    /// Renews the lease.
-    pub(super) async fn renew(&self) -> RenewalAnswer {
-        let membership = self.membership;
-        let args = vec![
-            membership.lease_name(),
-            millis(membership.lease),
-            millis(ROSTER_OUTLIVES),
-            VERSION.to_string().into(),
-            if self.is_stated {
-                Bytes::new()
-            } else {
-                membership.apps_stated()
-            },
-            millis(membership.resume_window),
-            self.known.digest.clone().into(),
-        ];
-
-        let since = self.known.since_renewed(Instant::now());
-        let args = [args, since].concat();
-        let bus = &membership.bus;
-        let said = bus.eval(&RENEW, &Topic::Nodes, keys(bus), args).await;
-
-        RenewalAnswer {
-            said,
-            ended: Instant::now(),
-        }
-    }
-
-    /// Notes how that went. Returns the leases of all nodes, if Redis has them in a form that can be read.
-    ///
-    /// # Errors
-    /// The lease was not renewed.
-    pub(super) fn note(
-        &mut self,
-        RenewalAnswer { said, ended }: RenewalAnswer,
-    ) -> Result<Option<Leases>, BusError> {
-        let membership = self.membership;
-        let began = self.began.unwrap_or(ended);
-        let renewed = said.inspect_err(|error| {
-            self.failures += 1;
-            membership.renewal.failed(error, &membership.metrics);
-        })?;
-
-        self.failures = 0;
-        membership.renewal.succeeded(began);
-        let Ok(parts) = redis::from_redis_value(renewed) else {
-            tracing::error!(
-                "the nodes' leases in Redis cannot be read; does another program use their names?"
-            );
-            self.is_stated = true;
-            return Ok(None);
-        };
-
-        Ok(Some(Leases::new(parts, began, ended)))
-    }
-
-    /// Takes over what a renewal has returned, and returns how the other nodes differ.
-    pub(super) async fn take_over(&mut self, leases: Leases) -> PeerChanges {
-        let (membership, known) = (self.membership, &mut self.known);
-        let peers = &membership.peers;
-        known.take_in(leases.digest, leases.held, leases.left, leases.stated);
-        let Renewed { now, ended, .. } = leases.renewed;
-        known.renewed = Some(LastRenewal {
-            at: now,
-            grace: leases.grace,
-            ended,
-        });
-
-        let own = membership.node;
-        let held = known.held.iter().map(|lease| read(lease));
-        let stated = known.stated.iter().map(|text| Statement::read(text));
-
-        let mut statements: AHashMap<NodeId, Statement> = held
-            .zip(stated)
-            .filter_map(|(peer, stated)| {
-                Some((peer?.id, stated.unwrap_or_else(Statement::nothing)))
-            })
-            .collect();
-
-        let learned = membership.learn_apps(&mut statements).await;
-        if let Err(error) = &learned {
-            tracing::debug!(%error, "which apps other nodes serve is not known yet");
-        }
-
-        if leases.leader != BY_APP {
-            peers.lead.give_up();
-        } else if learned.is_ok() && !membership.has_left() {
-            membership.take_lead(&statements, leases.renewed);
-        }
-
-        for app in membership.apps.iter() {
-            app.metrics.leader.set(peers.leads(app.id).into());
-        }
-
-        let version = statements.values().map(|stated| stated.version).min();
-        membership.note_version(version.unwrap_or(VERSION).min(VERSION));
-        statements.remove(&own);
-        *peers.statements.lock() = statements;
-
-        let mut others: Vec<Peer> = known.held.iter().filter_map(|lease| read(lease)).collect();
-        others.retain(|peer| peer.id != own);
-        let changes = membership.note_peers(others, &leases.dead, &known.left);
-        self.is_stated = !leases.is_unstated;
-        if !self.is_stated {
-            // Redis has lost what this node states of itself, and the next renewal states it again.
-            membership.renew_now();
-        }
-
-        changes
-    }
-}
-
-/// What Redis has said of a renewal.
-#[derive(Debug)]
-pub(super) struct RenewalAnswer {
-    said: Result<redis::Value, BusError>,
-    /// When it had.
-    ended: Instant,
-}
-
-/// What a renewal has returned; `renew.lua` says what each is.
-#[derive(Debug)]
-pub(super) struct Leases {
-    leader: String,
-    held: Vec<String>,
-    dead: Vec<String>,
-    /// This node's own lease was over, so that its members may have been reported as left.
-    pub(super) is_lapsed: bool,
-    left: Vec<String>,
-    stated: Vec<String>,
-    is_unstated: bool,
-    digest: String,
-    renewed: Renewed,
-    /// Until when nobody is taken for dead.
-    grace: u64,
-}
-
-impl Leases {
-    fn new(parts: RenewalReply, began: Instant, ended: Instant) -> Self {
-        let (leader, held, dead, is_lapsed, left, stated, now, is_unstated, digest, grace) = parts;
-        Self {
-            leader,
-            held,
-            dead,
-            is_lapsed,
-            left,
-            stated,
-            is_unstated,
-            digest,
-            renewed: Renewed { began, ended, now },
-            grace,
-        }
-    }
-}
-
-/// What `renew.lua` returns, in its order.
-type RenewalReply = (
-    String,
-    Vec<String>,
-    Vec<String>,
-    bool,
-    Vec<String>,
-    Vec<String>,
-    u64,
-    bool,
-    String,
-    u64,
-);
-
-/// What renewals have returned of the nodes, which the next one leaves out if it is the same.
-#[derive(Debug, Default)]
-struct Known {
-    digest: String,
-    held: Vec<String>,
-    left: Vec<String>,
-    stated: Vec<String>,
-    renewed: Option<LastRenewal>,
-}
-
-/// The last renewal that has succeeded.
-#[derive(Clone, Copy, Debug)]
-struct LastRenewal {
-    /// What Redis' clock showed, in ms.
-    at: u64,
-    /// Until when nobody was taken for dead.
-    grace: u64,
-    /// When it had ended here.
-    ended: Instant,
-}
-
-impl Known {
-    /// What Redis' clock showed at the last renewal, how many ms have passed since by the clock of this node, and until when nobody
-    /// was taken for dead then. So the script sees whether the clock of Redis has jumped.
-    fn since_renewed(&self, now: Instant) -> Vec<Bytes> {
-        let since = |last: LastRenewal| {
-            let passed = now.saturating_duration_since(last.ended);
-            let [at, grace] = [last.at, last.grace].map(|time| time.to_string().into());
-            vec![at, millis(passed), grace]
-        };
-        self.renewed.map(since).unwrap_or_default()
-    }
-
-    fn take_in(
-        &mut self,
-        digest: String,
-        held: Vec<String>,
-        left: Vec<String>,
-        stated: Vec<String>,
-    ) {
-        if digest != self.digest {
-            *self = Self {
-                digest,
-                held,
-                left,
-                stated,
-                renewed: self.renewed,
-            };
-        }
-    }
-}
-
-/// In place of the leader where no node of version 1 leads.
-const BY_APP: &str = "by-app";
-
 /// Where the apps of each node are.
 const SERVES: &str = "serves";
-
-/// How long after the last renewal began the next is due: a fifth of the lease, and less after the first few that failed in
-/// sequence.
-fn until_renewal(lease: Duration, failures: u32) -> Duration {
-    let every = lease / 5;
-    if failures == 0 {
-        return every;
-    }
-    let again = LEASE_AGAIN.saturating_mul(1 << (failures - 1).min(16));
-    let again = again.min(every);
-    // All nodes that Redis did not answer ask again.
-    again / 2 + jitter(again / 2)
-}
-
-fn read(lease: &str) -> Option<Peer> {
-    let (id, name) = lease.split_once(' ')?;
-    Some(Peer {
-        id: id.parse().ok()?,
-        name: name.into(),
-    })
-}
 
 fn keys(bus: &Bus) -> Vec<Vec<u8>> {
     [
@@ -715,23 +366,4 @@ fn keys(bus: &Bus) -> Vec<Vec<u8>> {
 
 pub(super) fn millis(time: Duration) -> Bytes {
     time.as_millis().to_string().into()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_renewal_that_failed_is_tried_again_soon_and_then_less_often() {
-        let lease = Duration::from_secs(5);
-        let every = lease / 5;
-        assert_eq!(until_renewal(lease, 0), every);
-        for failures in 1..100 {
-            let most = every.min(LEASE_AGAIN * (1 << (failures - 1).min(8)));
-            let wait = until_renewal(lease, failures);
-            assert!((most / 2..=most).contains(&wait), "{failures}: {wait:?}");
-        }
-        assert!(until_renewal(lease, 1) < every);
-        assert!(until_renewal(lease, 50) >= every / 2);
-    }
 }
