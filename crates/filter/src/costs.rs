@@ -231,7 +231,7 @@ fn nothing_does_more_than_it_charges() {
 #[test]
 fn the_table_has_every_function_operator_and_macro() {
     let rows = rows();
-    let names = super::check::names().chain([
+    let names = super::functions::names().chain([
         "==",
         "!=",
         "<",

@@ -5,9 +5,9 @@ use std::fmt;
 use super::{
     ast::Binary,
     attributes::ConnectionField,
-    check::{Node, NodeKind, Root},
     error::{EvalError, Span},
     index::path_of,
+    resolved::{Node, NodeKind, Root},
     runtime::Param,
     value::Value,
 };

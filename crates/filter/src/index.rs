@@ -6,10 +6,11 @@ use smol_str::SmolStr;
 
 use super::{
     attributes::Attributes,
-    check::{Node, NodeKind, Root, check},
+    check::check,
     error::{FilterError, FilterErrorKind, Span},
     layout::{MapKey, Step},
     parser::parse,
+    resolved::{Node, NodeKind, Root},
     value::{NULL, Value, double_as_int},
 };
 use crate::id::ConnectionId;

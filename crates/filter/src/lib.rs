@@ -13,6 +13,7 @@ mod costs;
 mod error;
 mod explain;
 mod compiled;
+mod functions;
 pub mod id;
 mod index;
 mod json;
@@ -26,6 +27,7 @@ mod pattern;
 mod planner;
 #[cfg(test)]
 mod reference;
+mod resolved;
 mod runtime;
 mod suggest;
 mod tally;

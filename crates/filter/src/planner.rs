@@ -8,8 +8,8 @@ use std::{fmt, sync::Arc};
 use super::{
     ast::Binary,
     attributes::ConnectionField,
-    check::{Node, NodeKind, Root},
     index::{IndexKey, IndexRef, KeyKind, LookupKey, Schema, path_of},
+    resolved::{Node, NodeKind, Root},
     runtime::Param,
     value::Value,
 };

@@ -1,10 +1,10 @@
 //! Which index would turn a scan into a look-up.
 
 use super::{
-    check::{Node, NodeKind, Root},
     compiled::Bound,
     index::{Schema, path_of},
     planner::{Access, Candidate, conjuncts},
+    resolved::{Node, NodeKind, Root},
     runtime::Param,
 };
 

@@ -4,9 +4,9 @@ use smol_str::SmolStr;
 
 use super::{Compiler, Evaluated, Term, Test, failed, owned, term, test, value_of};
 use crate::{
-    check::{Node, NodeKind, Root},
     error::{EvalError, EvalErrorKind, Span},
     layout::{Map, MapKey, Step},
+    resolved::{Node, NodeKind, Root},
     runtime::{ALLOCATION, Frame, ITEM, Operand, Tri, halvings},
     tally,
     value::{NULL, Value, double_as_int},

@@ -5,9 +5,9 @@ use std::cmp::Ordering;
 use super::{AttributePath, Compiler, Test, test, value_of};
 use crate::{
     ast::Binary,
-    check::Node,
     error::{EvalErrorKind, Span},
     planner::Fixed,
+    resolved::Node,
     runtime::{FREE_TEXT, Frame, ITEM, ScalarSet, Tri},
     value::Value,
 };

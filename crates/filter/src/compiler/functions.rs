@@ -8,8 +8,9 @@ use super::{AttributePath, Compiler, Evaluated, Term, Test, failed, owned, term,
 use crate::limits::NUMBER_BYTES;
 use crate::{
     ast::Binary,
-    check::{Function, Node, PatternUse},
     error::{EvalError, EvalErrorKind, Span},
+    functions::Function,
+    resolved::{Node, PatternUse},
     runtime::{ALLOCATION, Base, Frame, Tri},
     tally,
     value::Value,

@@ -3,8 +3,8 @@
 use super::{Compiler, Term, Test, failed, owned, term, test, truth, value_of};
 use crate::{
     ast::Macro,
-    check::Node,
     error::{EvalError, EvalErrorKind, Span},
+    resolved::Node,
     runtime::{ALLOCATION, Frame, Local, Tri},
     tally,
     value::Value,

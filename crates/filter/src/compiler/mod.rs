@@ -12,8 +12,8 @@ mod macros;
 use super::{
     ast::{Binary, Macro},
     attributes::ConnectionInfo,
-    check::{Node, NodeKind},
     error::{EvalError, EvalErrorKind, Span},
+    resolved::{Node, NodeKind},
     runtime::{Frame, Operand, Tri},
     value::Value,
 };
