@@ -61,38 +61,19 @@ impl Filter {
     /// # Errors
     /// [`FilterError`], with the place in `source`: every kind but `unbound_param`.
     pub fn compile(source: &str, schema: &Schema) -> Result<Self, FilterError> {
-        let Checked {
-            root,
-            params,
-            allowance,
-        } = checked(source, schema)?;
-
-        require_bool(&root)?;
-        let is_heavy = root.is_heavy();
-        let mut compiler = Compiler::default();
-        let nodes = conjuncts(&root);
-
-        // One for each conjunct, in the same order: a plan names the conjunct that it answers by
-        // its place.
-        let candidates = nodes
-            .iter()
-            .map(|node| Candidate::of(node, schema))
-            .collect();
-        let program =
-            Program::Conjuncts(nodes.into_iter().map(|node| compiler.test(node)).collect());
-        let constants = compiler.constants;
-
-        Ok(Self {
-            source: source.into(),
-            schema: schema.clone(),
-            root,
-            params,
-            allowance,
-            constants,
-            program,
-            candidates,
-            is_heavy,
-        })
+        let checked = checked(source, schema)?;
+        require_bool(&checked.root)?;
+        Ok(Self::of(source, schema, checked, |root, compiler| {
+            let nodes = conjuncts(root);
+            // One for each conjunct, in the same order: a plan names the conjunct that it answers by
+            // its place.
+            let candidates = nodes
+                .iter()
+                .map(|node| Candidate::of(node, schema))
+                .collect();
+            let tests = nodes.into_iter().map(|node| compiler.test(node));
+            (Program::Conjuncts(tests.collect()), candidates)
+        }))
     }
 
     /// Compiles an expression of any kind, for [`Bound::evaluate`]. It is never planned: it scans.
@@ -100,30 +81,39 @@ impl Filter {
     /// # Errors
     /// As [`Filter::compile`], except that it need not be a bool.
     pub fn compile_expression(source: &str, schema: &Schema) -> Result<Self, FilterError> {
+        let checked = checked(source, schema)?;
+        // One conjunct that no index answers, so that the plan is to scan and to evaluate.
+        Ok(Self::of(source, schema, checked, |root, compiler| {
+            (Program::Expression(compiler.term(root)), vec![None])
+        }))
+    }
+
+    /// The filter of a checked text, with what `compile` makes of it: a program, and what an index may answer of it.
+    fn of(
+        source: &str,
+        schema: &Schema,
+        checked: Checked,
+        compile: impl FnOnce(&Node, &mut Compiler) -> (Program, Vec<Option<Candidate>>),
+    ) -> Self {
         let Checked {
             root,
             params,
             allowance,
-        } = checked(source, schema)?;
+        } = checked;
 
-        let is_heavy = root.is_heavy();
         let mut compiler = Compiler::default();
-        let program = Program::Expression(compiler.term(&root));
-        let constants = compiler.constants;
-        // One conjunct that no index answers, so that the plan is to scan and to evaluate.
-        let candidates = vec![None];
-
-        Ok(Self {
+        let (program, candidates) = compile(&root, &mut compiler);
+        Self {
             source: source.into(),
             schema: schema.clone(),
+            is_heavy: root.is_heavy(),
             root,
             params,
             allowance,
-            constants,
+            constants: compiler.constants,
             program,
             candidates,
-            is_heavy,
-        })
+        }
     }
 
     /// Gives the filter the params of a request: an object, or nothing if it names none. Params that it does not
