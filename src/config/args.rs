@@ -6,8 +6,8 @@ use clap::Args;
 use ipnet::IpNet;
 
 use super::{
-    ApiKeyConfig, ChannelRule, ClientAuth, Config, DEFAULT_APP, DataSync, KeyMaterial, Layer,
-    ListenAddress, LogFormat, PemFile, Problem, ProtocolKind, RedisConfig, Scopes, Secret,
+    ApiKeyConfig, AppConfig, ChannelRule, ClientAuth, Config, DEFAULT_APP, DataSync, KeyMaterial,
+    Layer, ListenAddress, LogFormat, PemFile, Problem, ProtocolKind, RedisConfig, Scopes, Secret,
     TokenAlgorithm, TokenKeyConfig,
     error::nearest,
     file::{both, read_secret},
@@ -192,6 +192,23 @@ pub(super) fn apply(
     // First, so that a secret counts the same wherever it comes from.
     read_files(&mut args, prefix, problems);
     apply_redis(&args, prefix, &mut config.redis, problems);
+    apply_to_server(args.clone(), prefix, config, problems);
+
+    // Put back only if it was there or something sets it: a file may have other apps alone.
+    let mut app = config.apps.remove(DEFAULT_APP);
+    apply_to_default_app(args, prefix, &mut app, problems);
+    config
+        .apps
+        .extend(app.map(|app| (DEFAULT_APP.to_owned(), app)));
+}
+
+/// Lays what is set in `args` of the server itself over `config`.
+fn apply_to_server(
+    args: ServeArgs,
+    prefix: &str,
+    config: &mut Config,
+    problems: &mut Vec<Problem>,
+) {
     let listen = args.listen.map(|address| address.or_port(listen::PORT));
     set(&mut config.listen, listen);
     set(&mut config.shards, args.shards);
@@ -222,9 +239,15 @@ pub(super) fn apply(
     if let Some(sync) = args.data_sync {
         config.data.get_or_insert_default().sync = sync;
     }
+}
 
-    // Put back only if it was there or something sets it: a file may have other apps alone.
-    let mut app = config.apps.remove(DEFAULT_APP);
+/// Lays what is set in `args` of the app [`DEFAULT_APP`] over `app`, which begins to be if something is.
+fn apply_to_default_app(
+    args: ServeArgs,
+    prefix: &str,
+    app: &mut Option<AppConfig>,
+    problems: &mut Vec<Problem>,
+) {
     if !args.api_keys.is_empty() {
         app.get_or_insert_default().keys = api_keys(&args.api_keys, prefix, problems);
     }
@@ -271,10 +294,6 @@ pub(super) fn apply(
         let kept = &mut app.get_or_insert_default().user_events;
         *kept = store.then(|| kept.unwrap_or_default());
     }
-
-    config
-        .apps
-        .extend(app.map(|app| (DEFAULT_APP.to_owned(), app)));
 }
 
 /// The settings of these layers that configure the app [`DEFAULT_APP`], by their names there.

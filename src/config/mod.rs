@@ -328,18 +328,7 @@ impl Config {
             port,
         } = environment::read(environment, &mut problems);
 
-        let (setting, path) = match &args.config {
-            Some(path) => ("--config", Some(path)),
-            None => ("FANFARE_CONFIG", variables.config.as_ref()),
-        };
-
-        let document = path.map_or_else(Document::default, |path| {
-            file::read(setting, path).unwrap_or_else(|problem| {
-                problems.push(problem);
-                Document::default()
-            })
-        });
-
+        let (document, path) = Self::read_file(args, &variables, &mut problems);
         let Document {
             mut config,
             problems: in_file,
@@ -389,6 +378,27 @@ impl Config {
             loaded.note_default(&layers);
         }
         loaded
+    }
+
+    /// The file that a flag or a variable names, with its path. It is empty if none is named, or if it cannot be read.
+    fn read_file<'a>(
+        args: &'a ServeArgs,
+        variables: &'a ServeArgs,
+        problems: &mut Vec<Problem>,
+    ) -> (Document, Option<&'a PathBuf>) {
+        let (setting, path) = match &args.config {
+            Some(path) => ("--config", Some(path)),
+            None => ("FANFARE_CONFIG", variables.config.as_ref()),
+        };
+
+        let document = path.map_or_else(Document::default, |path| {
+            file::read(setting, path).unwrap_or_else(|problem| {
+                problems.push(problem);
+                Document::default()
+            })
+        });
+
+        (document, path)
     }
 
     /// Listens on the port that a platform gives by `PORT`: on all interfaces if API keys protect the server.

@@ -49,79 +49,80 @@ fn off_loopback_it_wants_keys() {
     }
 }
 
+/// Flags that make no sense, each with what is said of it.
+const SENSELESS: [(&[&str], &str); 19] = [
+    (
+        &["--limit", "message_bytes=0"],
+        "limits.message_bytes = 0 would let nothing through",
+    ),
+    (
+        &["--limit", "heartbeat=0s"],
+        "limits.heartbeat = 0 would let nothing through",
+    ),
+    (
+        &["--limit", "body_bytes=2000000"],
+        "limits.body_bytes = 2000000 is over limits.outbox_bytes = 1048576",
+    ),
+    (
+        &["--limit", "history_bytes=200000"],
+        "limits.body_bytes = 262144 is over limits.history_bytes = 200000",
+    ),
+    (
+        &["--limit", "stored_publication_bytes=200000"],
+        "limits.body_bytes = 262144 is over limits.stored_publication_bytes = 200000",
+    ),
+    (
+        &["--limit", "profile_bytes=300000"],
+        "limits.profile_bytes = 300000 is over a quarter of",
+    ),
+    (
+        &["--limit", "channels_per_connection=0"],
+        "limits.channels_per_connection = 0 would let nothing",
+    ),
+    (
+        &["--limit", "reconnect_min=1m"],
+        "reconnect_min = \"1m\" is over limits.reconnect_max = \"30s\"",
+    ),
+    (
+        &["--channel-history", "a b=1"],
+        "channels \"a b\": a pattern is 1 to 200 letters, digits",
+    ),
+    (
+        &["--channel-history", "a=10001"],
+        "channels \"a\": history_size = 10001 is over 10000",
+    ),
+    (
+        &["--drain-delay", "30s"],
+        "drain_delay = \"30s\" must be shorter than drain_timeout = \"30s\"",
+    ),
+    (&["--shards", "257"], "shards = 257 is over 256"),
+    (&["--node-name", "a b"], "node_name = \"a b\" is not"),
+    (&["--redact", "email"], "redact: \"email\" is not a path"),
+    (
+        &["--index", "auth.,auth.a b,user,auth.1"],
+        "index \"auth.1\" is not a path",
+    ),
+    (
+        &["--origin", "https://example.com/"],
+        "\"https://example.com/\" is not an origin",
+    ),
+    (
+        &["--admin-listen", "127.0.0.1:7070"],
+        "admin_listen and listen are both 127.0.0.1:7070",
+    ),
+    (
+        &["--token-secret", "short"],
+        "the token secret has 5 bytes, and HS256 needs at least 32",
+    ),
+    (
+        &["--api-key", "an-api-key-for-tests,an-api-key-for-tests"],
+        "are the same key",
+    ),
+];
+
 #[test]
-#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn what_makes_no_sense_is_refused() {
-    let cases: [(&[&str], &str); 19] = [
-        (
-            &["--limit", "message_bytes=0"],
-            "limits.message_bytes = 0 would let nothing through",
-        ),
-        (
-            &["--limit", "heartbeat=0s"],
-            "limits.heartbeat = 0 would let nothing through",
-        ),
-        (
-            &["--limit", "body_bytes=2000000"],
-            "limits.body_bytes = 2000000 is over limits.outbox_bytes = 1048576",
-        ),
-        (
-            &["--limit", "history_bytes=200000"],
-            "limits.body_bytes = 262144 is over limits.history_bytes = 200000",
-        ),
-        (
-            &["--limit", "stored_publication_bytes=200000"],
-            "limits.body_bytes = 262144 is over limits.stored_publication_bytes = 200000",
-        ),
-        (
-            &["--limit", "profile_bytes=300000"],
-            "limits.profile_bytes = 300000 is over a quarter of",
-        ),
-        (
-            &["--limit", "channels_per_connection=0"],
-            "limits.channels_per_connection = 0 would let nothing",
-        ),
-        (
-            &["--limit", "reconnect_min=1m"],
-            "reconnect_min = \"1m\" is over limits.reconnect_max = \"30s\"",
-        ),
-        (
-            &["--channel-history", "a b=1"],
-            "channels \"a b\": a pattern is 1 to 200 letters, digits",
-        ),
-        (
-            &["--channel-history", "a=10001"],
-            "channels \"a\": history_size = 10001 is over 10000",
-        ),
-        (
-            &["--drain-delay", "30s"],
-            "drain_delay = \"30s\" must be shorter than drain_timeout = \"30s\"",
-        ),
-        (&["--shards", "257"], "shards = 257 is over 256"),
-        (&["--node-name", "a b"], "node_name = \"a b\" is not"),
-        (&["--redact", "email"], "redact: \"email\" is not a path"),
-        (
-            &["--index", "auth.,auth.a b,user,auth.1"],
-            "index \"auth.1\" is not a path",
-        ),
-        (
-            &["--origin", "https://example.com/"],
-            "\"https://example.com/\" is not an origin",
-        ),
-        (
-            &["--admin-listen", "127.0.0.1:7070"],
-            "admin_listen and listen are both 127.0.0.1:7070",
-        ),
-        (
-            &["--token-secret", "short"],
-            "the token secret has 5 bytes, and HS256 needs at least 32",
-        ),
-        (
-            &["--api-key", "an-api-key-for-tests,an-api-key-for-tests"],
-            "are the same key",
-        ),
-    ];
-    for (flags, expected) in cases {
+    for (flags, expected) in SENSELESS {
         let text = found_problem(flags);
         assert!(text.contains(expected), "{text}");
     }
@@ -138,138 +139,140 @@ fn what_makes_no_sense_is_refused() {
     );
 }
 
-/// Settings that are each right, and of which one would keep the other from being used as it is set.
+const REDIS: &str = "[redis]\nurl = \"redis://h\"\n";
+const CHANNEL: &str = "[[apps.default.channels]]\npattern = \"x\"\nhistory_size = 5\n";
+
+/// Settings that are each right, and of which one would keep the other from being used as it is set: tables, limits, and
+/// what is said of them.
+const CONTRADICTIONS: &[(&str, &str, [&str; 2])] = &[
+    (
+        "",
+        "message_bytes = \"2MiB\"",
+        ["message_bytes", "outbox_bytes"],
+    ),
+    (
+        "",
+        "outbox_bytes = \"300MiB\"",
+        ["outbox_bytes", "refused_bytes"],
+    ),
+    (
+        "",
+        "admitted_bytes = \"200KiB\"",
+        ["body_bytes", "admitted_bytes"],
+    ),
+    (
+        "",
+        "admitted_bytes = \"5GiB\"",
+        ["admitted_bytes", "4294967295"],
+    ),
+    (
+        "",
+        "bulk_deliveries = 5000000000",
+        ["bulk_deliveries", "4294967295"],
+    ),
+    (
+        "",
+        "bulk_publications = 7000000",
+        ["bulk_publications", "6710886"],
+    ),
+    (
+        "",
+        "small_publications = 50000000",
+        ["small_publications", "42949672"],
+    ),
+    (
+        "",
+        "profile_bytes = \"65500\"",
+        ["profile_bytes", "message_bytes"],
+    ),
+    (
+        "",
+        "message_bytes = \"8500\"\nprofile_bytes = 1000",
+        ["claims_bytes", "message_bytes"],
+    ),
+    (
+        "",
+        "message_bytes = \"1MiB\"\nclaims_bytes = \"50KiB\"",
+        ["claims_bytes", "head"],
+    ),
+    (
+        "",
+        "heartbeat = \"10s\"",
+        ["heartbeat_wait = \"10s\"", "heartbeat = \"10s\""],
+    ),
+    (
+        "",
+        "heartbeat_wait = \"1m\"",
+        ["heartbeat_wait = \"1m\"", "heartbeat = \"25s\""],
+    ),
+    (
+        "",
+        "heartbeat_wait = \"24950ms\"",
+        ["heartbeat_wait", "100ms shorter than limits.heartbeat"],
+    ),
+    ("", "heartbeat_wait = \"50ms\"", ["heartbeat_wait", "100ms"]),
+    ("", "http_idle = \"5s\"", ["http_idle", "handshake"]),
+    (
+        "",
+        "reconnect_max = \"100ms\"",
+        ["reconnect_min", "reconnect_max"],
+    ),
+    (
+        "",
+        "connections = 5\nconnections_per_address = 6",
+        ["connections_per_address", "limits.connections = 5"],
+    ),
+    (
+        "",
+        "idempotency_window = \"10us\"",
+        ["idempotency_window", "1ms"],
+    ),
+    (
+        REDIS,
+        "redis_timeout = \"3s\"",
+        ["redis_timeout = \"3s\"", "node_lease = \"5s\""],
+    ),
+    (
+        REDIS,
+        "node_lease = \"1s\"",
+        ["redis_timeout = \"1s\"", "node_lease = \"1s\""],
+    ),
+    (
+        REDIS,
+        "message_bytes = \"20MiB\"\noutbox_bytes = \"20MiB\"\nstored_publication_bytes = \"20MiB\"",
+        ["message_bytes = 20971520", "redis.url"],
+    ),
+    (
+        CHANNEL,
+        "history_bytes = \"900KiB\"",
+        [
+            "channels \"x\": history_bytes = 1048576",
+            "limits.history_bytes = 921600",
+        ],
+    ),
+    (
+        "[apps.default.user_events]\nbytes = \"65MiB\"\n",
+        "scans = 4",
+        [
+            "user_events.bytes = 68157440",
+            "limits.history_bytes = 67108864",
+        ],
+    ),
+    (
+        "[apps.default]\nclient_auth = \"off\"\n[apps.default.user_events]\n",
+        "scans = 4",
+        ["user_events", "client_auth"],
+    ),
+    (
+        "[[apps.default.channels]]\npattern = \"x\"\nhistory_size = 5\nhistory_ttl = \"100000000000000s\"\n",
+        "scans = 4",
+        ["history_ttl", "years"],
+    ),
+];
+
 #[test]
-#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn settings_that_contradict_each_other_are_refused_with_both() {
-    let redis = "[redis]\nurl = \"redis://h\"\n";
-    let channel = "[[apps.default.channels]]\npattern = \"x\"\nhistory_size = 5\n";
-    let cases: &[(&str, &str, [&str; 2])] = &[
-        (
-            "",
-            "message_bytes = \"2MiB\"",
-            ["message_bytes", "outbox_bytes"],
-        ),
-        (
-            "",
-            "outbox_bytes = \"300MiB\"",
-            ["outbox_bytes", "refused_bytes"],
-        ),
-        (
-            "",
-            "admitted_bytes = \"200KiB\"",
-            ["body_bytes", "admitted_bytes"],
-        ),
-        (
-            "",
-            "admitted_bytes = \"5GiB\"",
-            ["admitted_bytes", "4294967295"],
-        ),
-        (
-            "",
-            "bulk_deliveries = 5000000000",
-            ["bulk_deliveries", "4294967295"],
-        ),
-        (
-            "",
-            "bulk_publications = 7000000",
-            ["bulk_publications", "6710886"],
-        ),
-        (
-            "",
-            "small_publications = 50000000",
-            ["small_publications", "42949672"],
-        ),
-        (
-            "",
-            "profile_bytes = \"65500\"",
-            ["profile_bytes", "message_bytes"],
-        ),
-        (
-            "",
-            "message_bytes = \"8500\"\nprofile_bytes = 1000",
-            ["claims_bytes", "message_bytes"],
-        ),
-        (
-            "",
-            "message_bytes = \"1MiB\"\nclaims_bytes = \"50KiB\"",
-            ["claims_bytes", "head"],
-        ),
-        (
-            "",
-            "heartbeat = \"10s\"",
-            ["heartbeat_wait = \"10s\"", "heartbeat = \"10s\""],
-        ),
-        (
-            "",
-            "heartbeat_wait = \"1m\"",
-            ["heartbeat_wait = \"1m\"", "heartbeat = \"25s\""],
-        ),
-        (
-            "",
-            "heartbeat_wait = \"24950ms\"",
-            ["heartbeat_wait", "100ms shorter than limits.heartbeat"],
-        ),
-        ("", "heartbeat_wait = \"50ms\"", ["heartbeat_wait", "100ms"]),
-        ("", "http_idle = \"5s\"", ["http_idle", "handshake"]),
-        (
-            "",
-            "reconnect_max = \"100ms\"",
-            ["reconnect_min", "reconnect_max"],
-        ),
-        (
-            "",
-            "connections = 5\nconnections_per_address = 6",
-            ["connections_per_address", "limits.connections = 5"],
-        ),
-        (
-            "",
-            "idempotency_window = \"10us\"",
-            ["idempotency_window", "1ms"],
-        ),
-        (
-            redis,
-            "redis_timeout = \"3s\"",
-            ["redis_timeout = \"3s\"", "node_lease = \"5s\""],
-        ),
-        (
-            redis,
-            "node_lease = \"1s\"",
-            ["redis_timeout = \"1s\"", "node_lease = \"1s\""],
-        ),
-        (
-            redis,
-            "message_bytes = \"20MiB\"\noutbox_bytes = \"20MiB\"\nstored_publication_bytes = \"20MiB\"",
-            ["message_bytes = 20971520", "redis.url"],
-        ),
-        (
-            channel,
-            "history_bytes = \"900KiB\"",
-            [
-                "channels \"x\": history_bytes = 1048576",
-                "limits.history_bytes = 921600",
-            ],
-        ),
-        (
-            "[apps.default.user_events]\nbytes = \"65MiB\"\n",
-            "scans = 4",
-            [
-                "user_events.bytes = 68157440",
-                "limits.history_bytes = 67108864",
-            ],
-        ),
-        (
-            "[apps.default]\nclient_auth = \"off\"\n[apps.default.user_events]\n",
-            "scans = 4",
-            ["user_events", "client_auth"],
-        ),
-        (
-            "[[apps.default.channels]]\npattern = \"x\"\nhistory_size = 5\nhistory_ttl = \"100000000000000s\"\n",
-            "scans = 4",
-            ["history_ttl", "years"],
-        ),
-    ];
-    for (tables, limits, says) in cases {
+    for (tables, limits, says) in CONTRADICTIONS {
         let text = format!("{tables}[limits]\n{limits}\n");
         let found = parse(&text).unwrap().check().unwrap_err().to_string();
         assert!(
@@ -278,11 +281,11 @@ fn settings_that_contradict_each_other_are_refused_with_both() {
         );
     }
     for good in [
-        format!("{redis}[limits]\nnode_lease = \"2s\"\n"),
+        format!("{REDIS}[limits]\nnode_lease = \"2s\"\n"),
         "[limits]\nheartbeat = \"200ms\"\nheartbeat_wait = \"100ms\"\n".to_owned(),
         "[limits]\nhttp_idle = \"10s\"\nclaims_bytes = \"47KiB\"\n".to_owned(),
         "[limits]\nadmitted_bytes = 4294967295\n".to_owned(),
-        format!("{redis}{channel}[limits]\nhistory_bytes = \"900KiB\"\n"),
+        format!("{REDIS}{CHANNEL}[limits]\nhistory_bytes = \"900KiB\"\n"),
     ] {
         parse(&good).unwrap().check().unwrap();
     }
