@@ -177,6 +177,11 @@ impl Model {
             self.evict(key, oldest.unwrap(), now);
         }
 
+        self.evict_over_all(now);
+    }
+
+    /// Removes the oldest events of the app that stores most until all are within their bound.
+    fn evict_over_all(&mut self, now: Now) {
         loop {
             let of = |app: u16| {
                 let lives = self
@@ -290,7 +295,6 @@ fn shown(entries: &[Entry]) -> Vec<(u64, Uuid)> {
 }
 
 /// Does one step to both and holds the answers against each other.
-#[expect(clippy::too_many_lines, reason = "one arm for each kind of step")]
 fn run(store: &mut MemoryStore, model: &mut Model, step: &Step, now: Now) {
     let retention = |events, bytes, ttl| Retention {
         events,
@@ -340,23 +344,7 @@ fn run(store: &mut MemoryStore, model: &mut Model, step: &Step, now: Now) {
             );
         }
         Step::Since { epoch, offset, .. } => since(store, model, key, epoch, offset, now),
-        Step::Page { after, limit, .. } => {
-            let page = store.page(key, after, limit, now);
-            assert_eq!(page.is_some(), model.lives.contains_key(key));
-            let (Some(page), Some(life)) = (page, model.lives.get(key)) else {
-                return;
-            };
-            let all = life.shown(after);
-            assert_eq!(shown(&page.entries), all[..limit.min(all.len())]);
-            assert_eq!(page.more, all.len() > limit);
-            assert_eq!(
-                page.position,
-                Position {
-                    epoch: life.epoch,
-                    offset: life.newest
-                }
-            );
-        }
+        Step::Page { after, limit, .. } => page(store, model, key, (after, limit), now),
         Step::Waiting { .. } => {
             let expected = model
                 .lives
@@ -377,6 +365,25 @@ fn run(store: &mut MemoryStore, model: &mut Model, step: &Step, now: Now) {
     if let Some(life) = model.lives.get_mut(key) {
         life.used = now.age;
     }
+}
+
+fn page(store: &mut MemoryStore, model: &Model, key: &Key, (after, limit): (u64, usize), now: Now) {
+    let page = store.page(key, after, limit, now);
+    assert_eq!(page.is_some(), model.lives.contains_key(key));
+    let (Some(page), Some(life)) = (page, model.lives.get(key)) else {
+        return;
+    };
+
+    let all = life.shown(after);
+    assert_eq!(shown(&page.entries), all[..limit.min(all.len())]);
+    assert_eq!(page.more, all.len() > limit);
+    assert_eq!(
+        page.position,
+        Position {
+            epoch: life.epoch,
+            offset: life.newest
+        }
+    );
 }
 
 fn since(
