@@ -103,7 +103,6 @@ const STRAY_CHARS: usize = 24;
 impl Query {
     /// Reads what is known of `query`. Except for `channel`, a name that comes twice counts once, the first time.
     fn parse(query: &str, most_channels: usize) -> Result<Self, Problem> {
-        let bad = |detail: String| Problem::bad_request("bad_query", detail);
         let (mut token, mut key, mut app, mut device) = (None, None, None, None);
         let (mut echo, mut store, mut resume, mut channels) = (None, None, None, Vec::new());
         let mut stray = None;
@@ -127,17 +126,13 @@ impl Query {
                 _ => continue,
             };
 
-            // As `URLSearchParams` writes spaces.
-            let value = value.replace('+', " ");
-            let value = percent_decode_str(&value)
-                .decode_utf8()
-                .map_err(|_| bad(format!("`{name}` is not UTF-8")))?;
+            let value = decoded(name, value)?;
             if name == "channel" {
-                channels.push(value.into_owned());
+                channels.push(value);
             } else if !value.is_empty() || name == "token" {
                 // An empty token counts: its client meant to send one, and must not be let in without
                 // a user by mistake. Any other empty value means that the parameter is absent.
-                field.get_or_insert_with(|| value.into_owned());
+                field.get_or_insert(value);
             }
         }
 
@@ -145,23 +140,20 @@ impl Query {
             .as_ref()
             .is_some_and(|device: &String| device.len() > DEVICE_BYTES)
         {
-            return Err(bad(format!("`device` is over {DEVICE_BYTES} bytes")));
+            return Err(bad_query(format!("`device` is over {DEVICE_BYTES} bytes")));
         }
 
         if channels.len() > most_channels {
-            return Err(bad(format!(
+            return Err(bad_query(format!(
                 "`channel` comes {} times; at most {most_channels} fit",
                 channels.len()
             )));
         }
 
-        let switch = |name: &str, value: Option<String>| match value.as_deref() {
-            None | Some("true" | "1") => Ok(true),
-            Some("false" | "0") => Ok(false),
-            Some(_) => Err(bad(format!("`{name}` must be true or false"))),
-        };
-
-        let (echo, store) = (switch("echo", echo)?, switch("store", store)?);
+        let (echo, store) = (
+            switch("echo", echo.as_deref())?,
+            switch("store", store.as_deref())?,
+        );
         let is_token_misnamed =
             token.is_none() && stray.as_ref().is_some_and(|stray| stray.meant == "token");
         Ok(Self {
@@ -184,11 +176,57 @@ impl Query {
     }
 }
 
+fn bad_query(detail: String) -> Problem {
+    Problem::bad_request("bad_query", detail)
+}
+
+/// The value of the parameter `name`, as its client meant it.
+fn decoded(name: &str, value: &str) -> Result<String, Problem> {
+    // As `URLSearchParams` writes spaces.
+    let value = value.replace('+', " ");
+    let value = percent_decode_str(&value).decode_utf8();
+    let value = value.map_err(|_| bad_query(format!("`{name}` is not UTF-8")))?;
+    Ok(value.into_owned())
+}
+
+/// A parameter that is true where it is absent.
+fn switch(name: &str, value: Option<&str>) -> Result<bool, Problem> {
+    match value {
+        None | Some("true" | "1") => Ok(true),
+        Some("false" | "0") => Ok(false),
+        Some(_) => Err(bad_query(format!("`{name}` must be true or false"))),
+    }
+}
+
 impl Query {
+    /// Logs a parameter that has no effect.
+    fn log_stray(&self, node: &Node, app: &App) {
+        if let Some(Stray { name, meant }) = &self.stray
+            && let Some(others) = node.lines().note(Line::StrayParameter)
+        {
+            let app = &app.name;
+            tracing::info!(
+                others,
+                %app,
+                "a client's address has the parameter {name:?}, which has no effect; did you mean {meant:?}?"
+            );
+        }
+    }
+
+    /// How a token is given, for a client whose token was not.
+    fn token_parameter(&self) -> String {
+        match &self.stray {
+            Some(Stray { name, .. }) if self.options.is_token_misnamed => {
+                format!("?token=, not {name:?}")
+            }
+            _ => "?token=".to_owned(),
+        }
+    }
+
     /// Refuses what only native clients can ask for by their address, to a client of another protocol on a path of `app`. It
     /// may have names of its own for other things: only what would count for a native client is refused.
     fn check_foreign(&self, node: &Node, app: AppId) -> Result<(), Problem> {
-        let bad = |detail: String| Err(Problem::bad_request("bad_query", detail));
+        let bad = |detail: String| Err(bad_query(detail));
         let named = self.app.as_deref().and_then(|name| node.app_named(name));
         if let Some(other) = named.filter(|named| named.id != app) {
             let own = &node.app(app).name;
@@ -503,17 +541,7 @@ fn admit(
     } = Destination::of(node, runtime_config, &query)?;
 
     query.options.is_app_guessed = is_guessed;
-    if let Some(stray) = &query.stray
-        && let Some(others) = node.lines().note(Line::StrayParameter)
-    {
-        let (app, Stray { name, meant }) = (&app.name, stray);
-        tracing::info!(
-            others,
-            %app,
-            "a client's address has the parameter {name:?}, which has no effect; did you mean {meant:?}?"
-        );
-    }
-
+    query.log_stray(node, app);
     let app = app.id;
     let refused = |why, problem| Refused::new(why, Some(app), problem);
 
@@ -527,22 +555,15 @@ fn admit(
 
     let has_token = token.as_ref().is_some_and(|token| !token.is_empty());
     if let Some(origin) = headers.get(ORIGIN) {
-        let named = origin.to_str().unwrap_or("");
         let page = ClientPage {
-            origin: named,
+            origin: origin.to_str().unwrap_or(""),
             has_token,
             is_development: runtime_config.config.is_development(),
         };
         let policy = runtime_config.access(app).policy(policy);
 
         if !policy.allows(&page) {
-            let token = match &query.stray {
-                Some(Stray { name, .. }) if query.options.is_token_misnamed => {
-                    format!("?token=, not {name:?}")
-                }
-                _ => "?token=".to_owned(),
-            };
-            let detail = policy.page_refusal(&access::lossy(origin), &token);
+            let detail = policy.page_refusal(&access::lossy(origin), &query.token_parameter());
             let problem = Problem::new(StatusCode::FORBIDDEN, "origin_refused", detail);
             return Err(refused(Refusal::Origin, problem));
         }
