@@ -31,6 +31,7 @@ fn connection(number: u32, layouts: &Layouts) -> Attributes {
     });
     let profile = serde_json::json!({"status": if hit { "away" } else { "here" }, "name": format!("n{number}")});
     let room = if hit { "room-7" } else { "hall-7" };
+
     Attributes {
         auth: Value::from_serde(&auth, layouts).unwrap(),
         user: Value::from(&*format!(
@@ -63,6 +64,7 @@ fn names() -> Vec<String> {
 fn subjects() -> Vec<(&'static str, &'static str, Hand)> {
     let listed: HashSet<String, ahash::RandomState> = names().into_iter().collect();
     let text = |value: &Value, wanted: &str| value.as_str() == Some(wanted);
+
     vec![
         (
             "equals",
@@ -156,6 +158,7 @@ fn cel_context(attributes: &Attributes) -> cel::Context<'static, 'static> {
     ] {
         context.add_variable_from_value(name, to_cel(&serde_json::to_value(value).unwrap()));
     }
+
     context.add_variable_from_value("params", to_cel(&params()));
     context
 }
@@ -180,24 +183,30 @@ fn evaluation(c: &mut Criterion) {
     let (hits, misses): (Vec<_>, Vec<_>) = (0..1024)
         .map(|number| connection(number, &layouts))
         .partition(|a| a.connection.id.slot % 2 == 0);
+
     for (name, source, hand) in subjects() {
         let filter = Arc::new(Filter::compile(source, &Schema::default()).unwrap());
         let bound = filter
             .bind(Some(Value::from_serde(&params(), None).unwrap()))
             .unwrap();
         let program = cel::Program::compile(source).unwrap();
+
         for (case, corpus) in [("hit", &hits), ("miss", &misses)] {
             let wanted = case == "hit";
+            // Only what gives the same answers is compared.
             assert!(
                 corpus
                     .iter()
                     .all(|a| hand(a) == wanted && (bound.matches(a) == Verdict::Match) == wanted)
             );
+
             let mut group = c.benchmark_group(format!("{name}/{case}"));
             over(&mut group, "filter", corpus, |a| {
                 bound.matches(a) == Verdict::Match
             });
             over(&mut group, "by_hand", corpus, &hand);
+
+            // Each context has a copy of all values, so a few of them must do.
             let contexts: Vec<_> = corpus.iter().take(64).map(cel_context).collect();
             over(&mut group, "cel", &contexts, |context| {
                 program.execute(context) == Ok(wanted.into())
@@ -213,6 +222,7 @@ fn preparation(c: &mut Criterion) {
     let cache = FilterCache::new();
     let filter = cache.get_or_compile(source, &schema).unwrap().filter;
     let params = Value::from_serde(&params(), None).unwrap();
+
     let mut group = c.benchmark_group("prepare");
     group.bench_function("compile", |b| {
         b.iter(|| Filter::compile(black_box(source), &schema));
@@ -224,8 +234,10 @@ fn preparation(c: &mut Criterion) {
         b.iter(|| cache.get_or_compile(black_box(source), &schema));
     });
     group.bench_function("bind", |b| b.iter(|| filter.bind(Some(params.clone()))));
+
     let claims = serde_json::to_vec(&connection(1, &Layouts::new()).auth).unwrap();
     let layouts = Layouts::new();
+    // A layout lives while something has it. On a server, another connection nearly always does.
     let _kept = Value::from_json(&mut claims.clone(), &layouts);
     group.bench_function("claims_from_json", |b| {
         b.iter(|| Value::from_json(&mut claims.clone(), &layouts));

@@ -39,6 +39,7 @@ fn main() {
         .find_map(|argument| argument.parse().ok())
         .unwrap_or(1_000_000);
     let some = connections / 10;
+
     println!(
         "{connections} connections on one shard; the longest hold of its lock, in time of its thread\n"
     );
@@ -51,6 +52,7 @@ fn main() {
         };
         (0..connections).map(connect).collect()
     });
+
     report("all join one channel (the index grows)", || {
         assert!(handles.iter().all(|at| hub.join(*at, "all")));
     });
@@ -59,42 +61,25 @@ fn main() {
     });
 
     let frame = Frame::event_text(&[&[b'x'; 128]]);
-    report("an event to everyone", || hub.emit(&frame, None));
-    report("writing it", || hub.flush());
-    report("an event to the channel of all", || hub.send(&frame, "all"));
-    report("writing it", || hub.flush());
-    report("an event to the channel of a tenth", || {
-        hub.send(&frame, "some")
-    });
-    report("writing it", || hub.flush());
-    report("an event to a tenth, by an index", || {
-        hub.emit(&frame, Some("auth.tenant == 't7'"))
-    });
-    report("writing it", || hub.flush());
-    report("an event to a tenth, by a scan", || {
-        hub.emit(&frame, Some("auth.n % 10 == 7"))
-    });
-    report("writing it", || hub.flush());
-    report("an event to 10,000 users by name", || {
-        let names: Vec<String> = (0..10_000).map(|n| format!("user-{}", n * 7)).collect();
-        hub.publish_to(&frame, &names)
-    });
-    report("writing it", || hub.flush());
+    events(&mut hub, &frame);
 
     report("20 notices and a count to those who watch", || {
         hub.notify("some", &vec![frame.clone(); 21]);
     });
     report("writing them", || hub.flush());
+
     report("a gap: stored events are in doubt for all", || {
         hub.suspect_stored();
     });
     report("looking for all clients, to drain", || {
         assert_eq!(hub.tenants(), connections);
     });
+
     report("a tenth refuses", || hub.block(&handles[..some], &frame));
     report("shedding, over the bound of refused bytes", || {
         hub.shed(some * 20);
     });
+
     report("10,000 events are replayed", || {
         hub.replay_many(handles[connections - 1], &frame, 10_000);
     });
@@ -106,6 +91,36 @@ fn main() {
     });
 
     connections_with_much(&hub);
+}
+
+/// An event to some of the connections, which are found in another way each time.
+fn events(hub: &mut SocketlessHub, frame: &Frame) {
+    report("an event to everyone", || hub.emit(frame, None));
+    report("writing it", || hub.flush());
+
+    report("an event to the channel of all", || hub.send(frame, "all"));
+    report("writing it", || hub.flush());
+
+    report("an event to the channel of a tenth", || {
+        hub.send(frame, "some")
+    });
+    report("writing it", || hub.flush());
+
+    report("an event to a tenth, by an index", || {
+        hub.emit(frame, Some("auth.tenant == 't7'"))
+    });
+    report("writing it", || hub.flush());
+
+    report("an event to a tenth, by a scan", || {
+        hub.emit(frame, Some("auth.n % 10 == 7"))
+    });
+    report("writing it", || hub.flush());
+
+    report("an event to 10,000 users by name", || {
+        let names: Vec<String> = (0..10_000).map(|n| format!("user-{}", n * 7)).collect();
+        hub.publish_to(frame, &names)
+    });
+    report("writing it", || hub.flush());
 }
 
 /// What is done to a thousand connections at a time, each of which takes long: they are in 100 channels, or have 500 entries in

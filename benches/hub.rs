@@ -119,6 +119,7 @@ fn channel(c: &mut Criterion) {
             assert!(hub.join(at, &format!("room-{}", n / 10)));
         }
         let frame = frame();
+
         // Another room each time, as in life: the same one would stay in the cache.
         let mut room = 0;
         group.bench_function(BenchmarkId::from_parameter(connections), |b| {
@@ -128,6 +129,7 @@ fn channel(c: &mut Criterion) {
                 hub.flush()
             });
         });
+
         group.bench_function(BenchmarkId::new("the_same_room", connections), |b| {
             b.iter(|| {
                 assert_eq!(hub.send(&frame, "room-7"), 10);
@@ -146,9 +148,12 @@ fn membership(c: &mut Criterion) {
         for n in 0..others {
             hub.join(at, &format!("room-{n}"));
         }
+
         group.bench_function(BenchmarkId::new("join_and_leave_beside", others), |b| {
             b.iter(|| assert!(hub.join(at, "lobby") && hub.leave(at, "lobby")));
         });
+
+        // In turn, so that each update changes the index.
         let mut here = false;
         group.bench_function(BenchmarkId::new("update_in_channels", others), |b| {
             b.iter(|| {
@@ -176,6 +181,7 @@ fn replay(c: &mut Criterion) {
         &Event::new("e", Data::Json(&data)).expect("a good event"),
         1000,
     );
+
     let mut group = c.benchmark_group("replay");
     group.throughput(Throughput::Elements(1000));
     group.bench_function("1000_stored_events", |b| {
@@ -219,12 +225,14 @@ fn measure(case: &str) {
             let at: Vec<_> = (0..20_000)
                 .map(|n| hub.connect(&format!("user-{n}"), "{}"))
                 .collect();
+
             let before = anonymous();
             for round in 0..10 {
                 for (n, at) in at.iter().enumerate() {
                     assert!(hub.join(*at, &format!("room-{round}-{}", n / size)));
                 }
             }
+
             let grown = (anonymous() - before) / (at.len() * 10) as f64;
             println!("memory per membership, channels of {size}: {grown:.0} B");
         }
@@ -234,6 +242,7 @@ fn measure(case: &str) {
             } else {
                 &[]
             };
+
             let before = anonymous();
             let hub = hub(1_000_000, index);
             let grown = (anonymous() - before) / 1e6;

@@ -41,6 +41,7 @@ fn ingest(c: &mut Criterion) {
     let mut group = c.benchmark_group("ingest");
     for items in [3, 60] {
         let body = body(items);
+
         group.throughput(Throughput::Bytes(body.len() as u64));
         group.bench_function(BenchmarkId::new("serde_json_raw", body.len()), |b| {
             b.iter(|| {
@@ -50,6 +51,7 @@ fn ingest(c: &mut Criterion) {
                     .encode()
             });
         });
+
         group.bench_function(BenchmarkId::new("serde_json_value", body.len()), |b| {
             b.iter(|| {
                 let value: Owned<serde_json::Value> =
@@ -58,8 +60,10 @@ fn ingest(c: &mut Criterion) {
                 Event::new(value.event, Data::Json(&data)).unwrap().encode()
             });
         });
+
         group.bench_function(BenchmarkId::new("simd_json_value", body.len()), |b| {
             b.iter(|| {
+                // It unescapes in place, so that each reading needs a copy.
                 let mut bytes = black_box(&body).clone().into_bytes();
                 let value: Owned<simd_json::OwnedValue> =
                     simd_json::serde::from_slice(&mut bytes).unwrap();
@@ -76,10 +80,12 @@ fn ingest(c: &mut Criterion) {
 fn claims(c: &mut Criterion) {
     let text = r#"{"sub":"user-1","exp":1999999999,"tenant":"t1","plan":"pro","roles":["admin","editor"]}"#;
     let layouts = Layouts::new();
+
     let mut group = c.benchmark_group("claims");
     group.bench_function("simd_json", |b| {
         b.iter(|| Value::from_json(&mut black_box(text).as_bytes().to_vec(), &layouts).unwrap());
     });
+
     group.bench_function("serde_json", |b| {
         b.iter(|| {
             let value: serde_json::Value = serde_json::from_str(black_box(text)).unwrap();

@@ -30,6 +30,7 @@ fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
             bytes.extend((len as u64).to_be_bytes());
         }
     }
+
     bytes.extend(mask);
     bytes.extend(
         payload
@@ -77,6 +78,7 @@ fn decode(c: &mut Criterion) {
             .collect::<Vec<u8>>()
     };
     let accents = |len: usize| "Grüße, Žofie! ".repeat(len / 17).into_bytes();
+
     let cases = [
         ("32 B text", 1, ascii(32)),
         ("1 KiB text", 1, ascii(1024)),
@@ -85,10 +87,12 @@ fn decode(c: &mut Criterion) {
         ("1 KiB binary", 2, ascii(1024)),
         ("64 KiB binary", 2, ascii(STREAM)),
     ];
+
     for (name, opcode, payload) in cases {
         let frame = frame(opcode, &payload);
         let count = (STREAM / payload.len()).max(1);
         let stream = frame.repeat(count);
+
         let mut group = c.benchmark_group(format!("decode {name}"));
         group.throughput(Throughput::Elements(count as u64));
         let mut buffer = vec![0; stream.len()];
@@ -98,6 +102,7 @@ fn decode(c: &mut Criterion) {
                 b.iter(|| ours(&mut buffer, black_box(&stream), read));
             });
         }
+
         group.bench_function("fastwebsockets", |b| {
             b.iter_batched(
                 || {
@@ -125,6 +130,7 @@ fn encode(c: &mut Criterion) {
         let raw: &RawValue = serde_json::from_str(&data).expect("a string");
         let event = Event::new("alert", Data::Json(raw)).expect("a name");
         group.throughput(Throughput::Bytes(size as u64));
+
         group.bench_function(format!("fanfare/{size}"), |b| {
             b.iter(|| black_box(&event).encode());
         });

@@ -29,6 +29,7 @@ fn cpu() -> (f64, f64) {
         .split_whitespace()
         .map(|word| word.parse().unwrap_or(0.0))
         .collect();
+
     // Linux has 100 in a second, whatever its own clock does.
     (
         (ticks[11] + ticks[12]) / 100.0,
@@ -48,6 +49,7 @@ impl Server {
             .local_addr()
             .unwrap()
             .port();
+
         let named = std::env::var_os("REDIS_SERVER").filter(|named| !named.is_empty());
         let child = Command::new(named.unwrap_or_else(|| "redis-server".into()))
             .args([
@@ -63,6 +65,7 @@ impl Server {
             .stdout(Stdio::null())
             .spawn()
             .expect("redis-server, or what REDIS_SERVER names, has to be installed");
+
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -79,6 +82,8 @@ impl Drop for Server {
 
 fn bus(c: &mut Criterion) {
     let server = Server::start();
+
+    // First, so that it has the server for itself.
     let before = cpu();
     let beside = Command::new("redis-benchmark")
         .args([
@@ -96,6 +101,8 @@ fn bus(c: &mut Criterion) {
             "__data__",
         ])
         .output();
+
+    // Without it the rest can be measured all the same.
     if let Ok(beside) = beside {
         println!(
             "redis-benchmark -P 64: {}",
@@ -106,6 +113,7 @@ fn bus(c: &mut Criterion) {
             (cpu().1 - before.1) * 1e6 / BESIDE as f64
         );
     }
+
     let mut pair = BusPair::new(&format!("redis://127.0.0.1:{}", server.port));
     let (payload, before) = (Bytes::from(vec![b'x'; 128]), cpu());
     (0..BESIDE / COUNT).for_each(|_| pair.publish(COUNT, &payload));
@@ -113,6 +121,7 @@ fn bus(c: &mut Criterion) {
         "a node's CPU per publish: {:.2} µs",
         (cpu().0 - before.0) * 1e6 / BESIDE as f64
     );
+
     let mut group = c.benchmark_group("bus");
     group
         .throughput(Throughput::Elements(COUNT as u64))
