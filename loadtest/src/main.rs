@@ -13,6 +13,7 @@ mod fleets;
 mod floor;
 mod http;
 mod inspect;
+mod node;
 mod priority;
 mod process;
 mod progress;

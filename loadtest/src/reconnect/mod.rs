@@ -17,11 +17,12 @@ pub(crate) use self::args::Reconnect;
 use self::{
     client::Client,
     fleet::Fleet,
-    rig::{Node, SECRET, Sender, Watcher},
+    rig::{SECRET, Sender, Watcher},
 };
 use crate::{
     clock,
     error::{Doing, Result},
+    node::Node,
     process::Process,
     redis::{Folder, RedisServer},
     report::{Machine, command_line},
@@ -107,7 +108,11 @@ fn once(args: &Reconnect) -> Result<Outcome> {
     let clients = (0..args.connections).map(client).collect();
     let mut fleet = Fleet::new(clients, vec![nodes[0].address], SECRET)?;
     fleet.until("they are connected", PATIENCE, all_are_in)?;
-    nodes[1].call("/v1/join", &json!({"channel": PUT, "filter": "true"}))?;
+    rig::call(
+        &nodes[1],
+        "/v1/join",
+        &json!({"channel": PUT, "filter": "true"}),
+    )?;
     let are_put = |clients: &[Client]| clients.iter().all(|it| it.way.put.is_some());
     fleet.until("they are put into a channel", PATIENCE, are_put)?;
     let watcher = Watcher::start(nodes[2].address, args.connections, &channels[0])?;
@@ -121,7 +126,7 @@ fn once(args: &Reconnect) -> Result<Outcome> {
     fleet.nodes = nodes[1..].iter().map(|node| node.address).collect();
     let ended: u64 = fleet.clients.iter().map(|client| client.ends).sum();
     let began = clock::now();
-    nodes[0].end(args.by)?;
+    rig::end(&mut nodes[0], args.by)?;
     fleet.work(began + clock::nanos(args.watch))?;
     let used = Usage::now(&[&redis], &others)? - before;
 

@@ -1,27 +1,24 @@
-//! Nodes over one Redis, somebody who sends, and somebody who watches.
+//! What every node is configured with, how one is ended and called, somebody who sends, and somebody who watches.
 
 use std::{
     fs,
-    net::{SocketAddr, TcpStream},
+    net::SocketAddr,
     path::Path,
-    process::{Child, Command, Stdio},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU64, Ordering::Relaxed},
     },
-    thread::{self, JoinHandle},
+    thread,
     time::{Duration, Instant},
 };
 
-use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use super::args::By;
 use crate::{
     error::{Doing, Result, failed},
-    process::Process,
-    redis::free_port,
-    socket::{self, Caller, Heard, WebSocket},
+    node::{Node, Task},
+    socket::{Caller, Heard, WebSocket},
     token::Signer,
 };
 
@@ -48,101 +45,25 @@ pub(super) fn write_configuration(folder: &Path) -> Result<std::path::PathBuf> {
     Ok(path)
 }
 
-/// A node; killed when dropped.
-pub(super) struct Node {
-    child: Child,
-    pub(super) address: SocketAddr,
-}
-
-impl Node {
-    pub(super) fn start(program: &Path, configuration: &Path, redis: &str) -> Result<Self> {
-        let address = SocketAddr::from(([127, 0, 0, 1], free_port().doing("no port is free")?));
-        let name = program.display();
-        let child = Command::new(program)
-            .args(["serve", "--listen", &address.to_string(), "--redis", redis])
-            .arg("--config")
-            .arg(configuration)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .doing(format!("cannot start {name}"))?;
-        Ok(Self { child, address })
-    }
-
-    pub(super) fn await_ready(&self) -> Result<()> {
-        let until = Instant::now() + PATIENCE;
-        while TcpStream::connect(self.address).is_err()
-            || !matches!(socket::get(self.address, "/readyz", PATIENCE), Ok((200, _)))
-        {
-            if Instant::now() > until {
-                return failed(format!("the node at {} is not ready", self.address));
-            }
-            thread::sleep(Duration::from_millis(50));
-        }
-        Ok(())
-    }
-
-    pub(super) fn process(&self) -> Process {
-        Process(self.child.id())
-    }
-
-    pub(super) fn end(&mut self, by: By) -> Result<()> {
-        match by {
-            By::Kill => self.child.kill().doing("cannot kill a node"),
-            By::Drain => kill_process(Pid::from_child(&self.child), Signal::TERM)
-                .doing("cannot have a node drain"),
-        }
-    }
-
-    /// Calls it, and expects 200.
-    pub(super) fn call(&self, path: &str, body: &Value) -> Result<Value> {
-        let mut caller = Caller::new(self.address, PATIENCE);
-        let (status, answer) = caller
-            .post(path, &body.to_string())
-            .doing(format!("{path} is not answered"))?;
-        if status != 200 {
-            let answer = String::from_utf8_lossy(&answer);
-            return failed(format!("{path} was answered with {status}: {answer}"));
-        }
-        serde_json::from_slice(&answer).doing(format!("{path} has no JSON for an answer"))
+/// Ends a node, or has it begin to end.
+pub(super) fn end(node: &mut Node, by: By) -> Result<()> {
+    match by {
+        By::Kill => node.kill(),
+        By::Drain => node.drain(),
     }
 }
 
-impl Drop for Node {
-    fn drop(&mut self) {
-        // It may have ended.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+/// Calls a node, and expects 200.
+pub(super) fn call(node: &Node, path: &str, body: &Value) -> Result<Value> {
+    let mut caller = Caller::new(node.address, PATIENCE);
+    let (status, answer) = caller
+        .post(path, &body.to_string())
+        .doing(format!("{path} is not answered"))?;
+    if status != 200 {
+        let answer = String::from_utf8_lossy(&answer);
+        return failed(format!("{path} was answered with {status}: {answer}"));
     }
-}
-
-/// What runs on a thread of its own until it is stopped.
-struct Task {
-    is_over: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Task {
-    fn start(mut act: impl FnMut() -> bool + Send + 'static) -> Self {
-        let is_over = Arc::new(AtomicBool::new(false));
-        let over = is_over.clone();
-        let run = move || while !over.load(Relaxed) && act() {};
-        Self {
-            is_over,
-            thread: Some(thread::spawn(run)),
-        }
-    }
-}
-
-impl Drop for Task {
-    fn drop(&mut self) {
-        self.is_over.store(true, Relaxed);
-        if let Some(thread) = self.thread.take() {
-            // It has nothing to say.
-            let _ = thread.join();
-        }
-    }
+    serde_json::from_slice(&answer).doing(format!("{path} has no JSON for an answer"))
 }
 
 /// Sends events to channels in turn.

@@ -2,14 +2,8 @@
 
 use std::{
     fs,
-    net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
-    thread::{self, JoinHandle},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -22,13 +16,14 @@ use super::{
 };
 use crate::{
     error::{Doing, Result, failed},
+    node::{Node, Task},
     process::Process,
-    redis::{Folder, RedisCluster, RedisServer, free_port},
-    socket::{self, Caller, Heard, WebSocket},
+    redis::{Folder, RedisCluster, RedisServer},
+    socket::{Caller, Heard, WebSocket},
     token::{Signer, name},
 };
 
-/// How long a node may take to be ready, a client to get an answer, a crashed node to be forgotten.
+/// How long a client may take to get an answer, and a crashed node to be forgotten.
 const PATIENCE: Duration = Duration::from_mins(1);
 
 /// How many nodes are started together: each needs processor time to begin with.
@@ -99,84 +94,15 @@ impl Redis {
     }
 }
 
-/// A node; killed when dropped.
-struct Node {
-    child: Child,
-    address: SocketAddr,
-}
-
-impl Node {
-    fn start(program: &Path, configuration: &Path, redis: &str) -> Result<Self> {
-        let address = SocketAddr::from(([127, 0, 0, 1], free_port().doing("no port is free")?));
-        let name = program.display();
-        let child = Command::new(program)
-            .args(["serve", "--listen", &address.to_string(), "--redis", redis])
-            .arg("--config")
-            .arg(configuration)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .doing(format!("cannot start {name}"))?;
-        Ok(Self { child, address })
-    }
-
-    fn await_ready(&self) -> Result<()> {
-        let until = Instant::now() + PATIENCE;
-        while TcpStream::connect(self.address).is_err()
-            || !matches!(socket::get(self.address, "/readyz", PATIENCE), Ok((200, _)))
-        {
-            if Instant::now() > until {
-                return failed(format!("the node at {} is not ready", self.address));
-            }
-            thread::sleep(Duration::from_millis(50));
-        }
-        Ok(())
-    }
-
-    fn process(&self) -> Process {
-        Process(self.child.id())
-    }
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        // It may have ended.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 /// A client that only reads, on a thread of its own.
 struct Listener {
-    is_over: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
+    _task: Task,
 }
 
 impl Listener {
     fn start(mut socket: WebSocket) -> Self {
-        let is_over = Arc::new(AtomicBool::new(false));
-        let over = is_over.clone();
-        let read = move || {
-            while !over.load(Relaxed) {
-                if socket.next() == Heard::Ended {
-                    return;
-                }
-            }
-        };
         Self {
-            is_over,
-            thread: Some(thread::spawn(read)),
-        }
-    }
-}
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        self.is_over.store(true, Relaxed);
-        if let Some(thread) = self.thread.take() {
-            // It has nothing to say.
-            let _ = thread.join();
+            _task: Task::start(move || socket.next() != Heard::Ended),
         }
     }
 }
