@@ -1,49 +1,28 @@
 // The server itself, on a free port of loopback, for tests with the clients of other systems. FANFARE_BIN names its program.
-import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
-import { createServer } from "node:net";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { fileURLToPath } from "node:url";
+
+import { launch } from "../../sdk/typescript/test/real-server.mjs";
+export { program, startRedis } from "../../sdk/typescript/test/real-server.mjs";
 
 export const apiKey = "api-key-of-the-tests-with-other-clients";
 export const tokenSecret = "token-secret-of-the-tests-with-other-clients";
-
-const candidates = ["release", "debug"].map((profile) =>
-  fileURLToPath(new URL(`../../target/${profile}/fanfare`, import.meta.url)),
-);
-export const program = process.env.FANFARE_BIN ?? candidates.find(existsSync);
 
 /**
  * Starts a server with `flags`, and with `config` (TOML) as its file.
  * Without keys among them it is as in development: everyone may do everything.
  */
 export async function start({ flags = [], config } = {}) {
-  if (!program) throw new Error("build the server, or name its program in FANFARE_BIN");
   const folder = mkdtempSync(join(tmpdir(), "fanfare-clients-"));
-  const all = ["serve", "--listen", "127.0.0.1:0", "--log", "info", "--drain-delay", "0s", ...flags];
+  const all = ["--drain-delay", "0s", ...flags];
   if (config !== undefined) {
     const file = join(folder, "fanfare.toml");
     writeFileSync(file, config);
     all.push("--config", file);
   }
-  // The server refuses variables of its prefix that it does not know.
-  const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith("FANFARE_")));
-  const child = spawn(program, all, { env, stdio: ["ignore", "pipe", "pipe"] });
-
-  let log = "";
-  const address = await new Promise((resolve, reject) => {
-    const read = (chunk) => {
-      log += chunk;
-      const found = /serving address=(127\.0\.0\.1:\d+)/.exec(log);
-      if (found) resolve(found[1]);
-    };
-    child.stdout.on("data", read);
-    child.stderr.on("data", read);
-    child.once("exit", (code) => reject(new Error(`the server ended with ${code}:\n${log}`)));
-    child.once("error", reject);
-  });
+  const { child, address, log } = await launch(all);
 
   const end = async (signal) => {
     if (child.exitCode === null && child.signalCode === null) {
@@ -60,7 +39,7 @@ export async function start({ flags = [], config } = {}) {
     address,
     port: Number(address.split(":")[1]),
     child,
-    log: () => log,
+    log,
     /** Ends the server at once. */
     stop: () => end("SIGKILL"),
     /** Has the server drain, and waits until it has ended. */
@@ -79,56 +58,6 @@ export async function start({ flags = [], config } = {}) {
       const text = await response.text();
       if (!response.ok) throw new Error(`${path}: ${response.status} ${text}`);
       return JSON.parse(text);
-    },
-  };
-}
-
-/** The first port that is tried, and how many. All are below those that the system gives to outgoing connections. */
-const PORTS = [11_000, 20_000];
-
-/** A port on which nobody listens, though somebody else may be about to. */
-async function freePort() {
-  for (;;) {
-    const port = PORTS[0] + Math.floor(Math.random() * PORTS[1]);
-    const probe = createServer();
-    const isFree = await new Promise((resolve) => {
-      probe.once("error", () => resolve(false));
-      probe.listen(port, "127.0.0.1", () => resolve(true));
-    });
-    if (!isFree) continue;
-    probe.close();
-    await once(probe, "close");
-    return port;
-  }
-}
-
-/** Starts a Redis server that keeps nothing, on a free port. If something else takes that meanwhile, it tries another. */
-export async function startRedis() {
-  for (let tries = 5; ; tries -= 1) {
-    try {
-      return await startRedisOn(await freePort());
-    } catch (error) {
-      if (tries === 1) throw error;
-    }
-  }
-}
-
-async function startRedisOn(port) {
-  const flags = ["--port", `${port}`, "--bind", "127.0.0.1", "--save", "", "--dir", tmpdir()];
-  const program = process.env.REDIS_SERVER || "redis-server";
-  const child = spawn(program, flags, { stdio: ["ignore", "pipe", "ignore"] });
-  const ended = once(child, "exit");
-  await new Promise((resolve, reject) => {
-    child.stdout.on("data", (chunk) => /Ready to accept/.test(chunk) && resolve());
-    child.once("error", reject);
-    child.once("exit", (code) => reject(new Error(`${program} ended with ${code}`)));
-  });
-  return {
-    port,
-    url: `redis://127.0.0.1:${port}`,
-    async stop() {
-      child.kill("SIGKILL");
-      await ended;
     },
   };
 }

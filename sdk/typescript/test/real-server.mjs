@@ -18,11 +18,34 @@ export const startServer = (more = []) =>
 
 /** Starts a server as in development: without keys, everyone may do everything. */
 export async function start(more = []) {
+  const { child, address, log } = await launch(["--channel-history", "room-*=10000", ...more]);
+
+  const url = `http://${address}`;
+  // Before a node has reached Redis, it lets nobody into a channel with history.
+  while (more.includes("--redis") && !(await fetch(`${url}/readyz`)).ok)
+    await new Promise((resolve) => setTimeout(resolve, 5));
+
+  return {
+    url,
+    port: Number(address.split(":")[1]),
+    child,
+    log,
+    async stop() {
+      if (child.exitCode !== null || child.signalCode !== null) return;
+      const ended = new Promise((resolve) => child.once("exit", resolve));
+      child.kill("SIGKILL");
+      await ended;
+    },
+  };
+}
+
+/** Runs the program, and waits until it listens: its process, its address, and what it has logged so far. */
+export async function launch(flags) {
   if (!program) throw new Error("build the server, or name its program in FANFARE_BIN");
-  const flags = ["--listen", "127.0.0.1:0", "--log", "info", "--channel-history", "room-*=10000"];
+  const all = ["serve", "--listen", "127.0.0.1:0", "--log", "info", ...flags];
   // The server refuses variables of its prefix that it does not know.
   const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith("FANFARE_")));
-  const child = spawn(program, ["serve", ...flags, ...more], { env, stdio: ["ignore", "pipe", "pipe"] });
+  const child = spawn(program, all, { env, stdio: ["ignore", "pipe", "pipe"] });
 
   let log = "";
   const address = await new Promise((resolve, reject) => {
@@ -37,23 +60,7 @@ export async function start(more = []) {
     child.once("error", reject);
   });
 
-  const url = `http://${address}`;
-  // Before a node has reached Redis, it lets nobody into a channel with history.
-  while (more.includes("--redis") && !(await fetch(`${url}/readyz`)).ok)
-    await new Promise((resolve) => setTimeout(resolve, 5));
-
-  return {
-    url,
-    port: Number(address.split(":")[1]),
-    child,
-    log: () => log,
-    async stop() {
-      if (child.exitCode !== null || child.signalCode !== null) return;
-      const ended = new Promise((resolve) => child.once("exit", resolve));
-      child.kill("SIGKILL");
-      await ended;
-    },
-  };
+  return { child, address, log: () => log };
 }
 
 /** The first port that is tried, and how many. All are below those that the system gives to outgoing connections. */
