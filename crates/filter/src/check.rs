@@ -171,19 +171,12 @@ impl Checker<'_> {
                 body,
             } => {
                 let range = self.boxed(range)?;
-                self.scopes.push(variable.clone());
-                let condition = condition
-                    .as_ref()
-                    .map(|condition| self.boxed(condition))
-                    .transpose();
-                let body = self.boxed(body);
-                // Also after an error: its hint is looked for in the scopes that are left.
-                self.scopes.pop();
+                let (condition, body) = self.scoped(variable, condition.as_deref(), body)?;
                 NodeKind::Macro {
                     kind: *kind,
                     range,
-                    condition: condition?,
-                    body: body?,
+                    condition,
+                    body,
                 }
             }
             ExprKind::List(items) => list(self.nodes(items)?),
@@ -217,6 +210,21 @@ impl Checker<'_> {
             kind,
             span: expr.span,
         })
+    }
+
+    /// The condition and the body of a macro, in which `variable` is the innermost name.
+    fn scoped(
+        &mut self,
+        variable: &str,
+        condition: Option<&Expr>,
+        body: &Expr,
+    ) -> Result<(Option<Box<Node>>, Box<Node>), FilterError> {
+        self.scopes.push(variable.to_owned());
+        let condition = condition.map(|condition| self.boxed(condition)).transpose();
+        let body = self.boxed(body);
+        // Also after an error: its hint is looked for in the scopes that are left.
+        self.scopes.pop();
+        Ok((condition?, body?))
     }
 
     fn name(&self, name: &str, span: Span) -> Result<NodeKind, FilterError> {

@@ -27,7 +27,7 @@ pub(super) enum NodeKind {
     Root(Root),
     Connection,
     ConnectionField(ConnectionField),
-    /// `params.name`, by its place in [`Checked::params`].
+    /// `params.name`, by its place in [`Checked::params`](super::check::Checked::params).
     Param(usize),
     /// A macro's variable: 0 is the innermost.
     Local(usize),

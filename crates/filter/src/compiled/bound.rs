@@ -42,7 +42,7 @@ pub struct Judged {
     /// What the filter says.
     pub verdict: Verdict,
     /// The work that was charged for it, in units of about a nanosecond: bytes, and steps of macros, each of which counts
-    /// for [`limits::FILTER_STEP_WORK`].
+    /// for [`limits::FILTER_STEP_WORK`](crate::limits::FILTER_STEP_WORK).
     pub work: u32,
 }
 
@@ -131,7 +131,8 @@ impl Bound {
         self.evaluate_with(attributes, &[])
     }
 
-    /// As [`evaluate`](Self::evaluate), with values for the variables of [`Schema::with_variables`], in their order.
+    /// As [`evaluate`](Self::evaluate), with values for the variables of
+    /// [`Schema::with_variables`](crate::Schema::with_variables), in their order.
     ///
     /// # Errors
     /// As [`evaluate`](Self::evaluate).
