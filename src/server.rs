@@ -24,7 +24,7 @@ pub(crate) use self::descriptors::connections_by_descriptors;
 use self::{
     accepting::listen,
     call::Registered,
-    descriptors::{descriptors, free_descriptors},
+    descriptors::{bound_connections, descriptors},
     ending::{Ending, Stop},
     threads::{ThreadParts, shards_for},
 };
@@ -141,20 +141,7 @@ impl Server {
     /// The same with functions that clients may call.
     fn start_with(mut config: Config, mut registered: Registered) -> Result<Self, StartError> {
         config.check()?;
-        if config.limits.connections == 0 {
-            config.limits.connections = connections_by_descriptors();
-        }
-
-        let (connections, free) = (config.limits.connections, free_descriptors());
-        if connections > free {
-            tracing::warn!(
-                connections,
-                descriptors = free,
-                "limits.connections is more than the limit of open files allows; raise that (LimitNOFILE, ulimit -n), or lower \
-                 limits.connections"
-            );
-        }
-
+        bound_connections(&mut config.limits);
         let shards = match config.shards {
             0 => std::thread::available_parallelism().map_or(1, |cores| shards_for(cores.get())),
             n => n,
