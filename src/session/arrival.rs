@@ -1,4 +1,4 @@
-//! A client that has just come: its socket gets a slot, its handshake is granted, and its credentials are decided about.
+//! A client that has just come gets its slot and the answer to its handshake, and its credentials are decided about.
 
 use std::{net::IpAddr, rc::Rc, sync::Arc, time::Instant};
 
@@ -15,7 +15,7 @@ use crate::{
     close,
     event_loop::{EventLoop, LocalSocket},
     filter::{Attributes, ConnectionInfo},
-    hub::Connection,
+    hub::{Connection, SlotRef, Snapshot},
     id::{AppId, ConnectionId},
     metrics::Refusal,
     node::{Node, Occupancy},
@@ -61,40 +61,19 @@ impl Session {
     pub(crate) fn begin(
         node: Arc<Node>,
         event_loop: Rc<EventLoop>,
-        arrival: Arrival,
+        mut arrival: Arrival,
     ) -> Option<Self> {
+        let (at, connection) = take_slot(&node, &event_loop, &mut arrival)?;
         let Arrival {
             app,
             policy,
             socket,
-            ip,
-            device,
             echo,
             store,
             since,
             mut foreign,
             ..
         } = arrival;
-
-        let device = device.or_else(|| foreign.as_mut()?.device.take());
-        let shard = event_loop.shard().clone();
-        let facts = |id| ConnectionInfo {
-            id,
-            device,
-            ip,
-            protocol: foreign
-                .as_ref()
-                .map_or(native::NAME, |foreign| foreign.protocol),
-            connected_at: unix_now() as u32,
-            node: node.name.clone(),
-        };
-
-        let rights = default_rights(&node, app, policy);
-        let build = |id| Connection::new(app, Attributes::new(facts(id)), rights);
-        let Ok((at, connection)) = shard.lock(|table| table.insert(build)) else {
-            refuse_full(&node, app);
-            return None;
-        };
 
         let socket = event_loop.add_socket(socket, at);
         greet(
@@ -164,6 +143,38 @@ impl Session {
             None => self.identify(connection, token),
         }
     }
+}
+
+/// Gives a client that has just come its slot; `None` where none is left.
+fn take_slot(
+    node: &Node,
+    event_loop: &EventLoop,
+    arrival: &mut Arrival,
+) -> Option<(SlotRef, Snapshot)> {
+    let (app, ip) = (arrival.app, arrival.ip);
+    let foreign = arrival.foreign.as_deref_mut();
+    let protocol = foreign
+        .as_ref()
+        .map_or(native::NAME, |foreign| foreign.protocol);
+    let device = arrival.device.take();
+    let device = device.or_else(|| foreign?.device.take());
+
+    let facts = |id| ConnectionInfo {
+        id,
+        device,
+        ip,
+        protocol,
+        connected_at: unix_now() as u32,
+        node: node.name.clone(),
+    };
+
+    let rights = default_rights(node, app, arrival.policy);
+    let build = |id| Connection::new(app, Attributes::new(facts(id)), rights);
+    let slot = event_loop.shard().lock(|table| table.insert(build)).ok();
+    if slot.is_none() {
+        refuse_full(node, app);
+    }
+    slot
 }
 
 /// How long the messages of a client may be, and how much it may send while it has no user.

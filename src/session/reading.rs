@@ -1,4 +1,4 @@
-//! Bytes of the socket to messages, within one slice of time. What was read and not looked at waits in memory of its own.
+//! Bytes of the socket to messages, within one slice of time. What is not looked at waits in memory of its own.
 
 use std::mem;
 

@@ -1,4 +1,4 @@
-//! The memory of messages that have begun and not ended, and of what waits for an operation; and who is closed for it.
+//! The memory of messages that have begun and not ended, and of what waits for an operation.
 
 use std::task::Waker;
 
