@@ -311,21 +311,7 @@ impl Edge {
             timer.know();
         }
 
-        let key = match request
-            .headers()
-            .get("idempotency-key")
-            .map(HeaderValue::to_str)
-        {
-            None => None,
-            Some(Ok(key)) => Some(key.to_owned()),
-            Some(Err(_)) => {
-                return Err(Problem::bad_request(
-                    "idempotency_key_length",
-                    "Idempotency-Key is not ASCII",
-                ));
-            }
-        };
-
+        let key = idempotency_key(request.headers())?;
         let (parts, body) = request.into_parts();
         let (most, wait) = (
             runtime_config.config.limits.body_bytes,
@@ -372,6 +358,20 @@ impl Edge {
         };
 
         Ok(ops::response(StatusCode::OK, "application/json", answer))
+    }
+}
+
+/// The key by which a caller sends the same request again, if it has one.
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    let Some(key) = headers.get("idempotency-key") else {
+        return Ok(None);
+    };
+    match key.to_str() {
+        Ok(key) => Ok(Some(key.to_owned())),
+        Err(_) => Err(Problem::bad_request(
+            "idempotency_key_length",
+            "Idempotency-Key is not ASCII",
+        )),
     }
 }
 

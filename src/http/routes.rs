@@ -1,4 +1,4 @@
-//! The routing table: every path, what it asks of its caller, and which call it is; and the path that was probably meant by another.
+//! The routing table: every path, what it asks of its caller, and which call it is.
 
 use hyper::Method;
 

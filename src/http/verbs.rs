@@ -15,7 +15,7 @@ pub(crate) use self::fields::Verb;
 pub(super) use self::{fields::USER_OR_USERS, names::one_or_many};
 use self::{
     fields::{CALL, CHANNEL_OR_CHANNELS},
-    names::{check_excepted, distinct, except_of_dispatch, recipients},
+    names::{check_excepted, distinct, except_of, recipients},
 };
 use super::{
     body::{self, present},
@@ -25,7 +25,7 @@ use super::{
 use crate::{
     filter::Value,
     limits::{LONG_BODY, USER_BYTES},
-    node::{ClusterScope, Exceptions, Publication, Target, To, check_names},
+    node::{ClusterScope, Publication, Target, To, check_names},
     protocol::event::{Data, Event},
 };
 
@@ -141,12 +141,7 @@ impl<'a> VerbFields<'a> {
     /// 400 names the field that is unknown, missing or wrong.
     pub(crate) fn into_call(self, verb: Verb) -> Result<PublishCall<'a>, Problem> {
         self.check_fields(verb)?;
-        let except = match (verb, self.except) {
-            (_, None) => Exceptions::default(),
-            (Verb::Dispatch, Some(raw)) => except_of_dispatch(raw)?,
-            (_, Some(raw)) => body::except(raw)?,
-        };
-
+        let except = except_of(verb, self.except)?;
         let params = match self.built {
             Some(built) => Some(built),
             None => self.params.map(|raw| body::params(raw.get())).transpose()?,

@@ -3,6 +3,7 @@
 use ahash::AHashSet;
 use serde_json::value::RawValue;
 
+use super::Verb;
 use crate::{
     http::{
         body::{self, EXCEPT},
@@ -13,8 +14,17 @@ use crate::{
     node::{Exceptions, To, check_names},
 };
 
+/// Whom a call of `verb` leaves out.
+pub(super) fn except_of(verb: Verb, except: Option<&RawValue>) -> Result<Exceptions, Problem> {
+    match (verb, except) {
+        (_, None) => Ok(Exceptions::default()),
+        (Verb::Dispatch, Some(raw)) => except_of_dispatch(raw),
+        (_, Some(raw)) => body::except(raw),
+    }
+}
+
 /// A list of user ids, or what `except` is elsewhere.
-pub(super) fn except_of_dispatch(raw: &RawValue) -> Result<Exceptions, Problem> {
+fn except_of_dispatch(raw: &RawValue) -> Result<Exceptions, Problem> {
     if raw.get().starts_with('{') {
         return body::except(raw);
     }
