@@ -39,7 +39,7 @@ pub(super) struct Log {
     pub(super) entries: VecDeque<Held>,
     /// As [`Entry::bytes`] counts them.
     pub(super) bytes: usize,
-    /// Its place in [`MemoryStore::quiet`] while nothing of it is stored.
+    /// Its place in [`MemoryStore::quiet`](super::store::MemoryStore::quiet) while nothing of it is stored.
     pub(super) quiet: Option<u64>,
     /// Readers from whom some of what is stored is withheld.
     pub(super) confirmed: Vec<Confirmed>,
