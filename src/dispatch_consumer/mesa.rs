@@ -19,7 +19,7 @@ impl Work {
     pub(super) async fn hear_mesa(&mut self, channel: MesaChannel, payload: Bytes) {
         let app = self.app;
         let done = match channel {
-            MesaChannel::Portal => self.node.portal_said(app, &payload),
+            MesaChannel::Portal => self.node.mesa.portal_said(app, &payload),
             MesaChannel::Settled => self.settled(&payload).await,
             MesaChannel::Dispatched => match Dispatched::read(&payload) {
                 Err(wrong) => Err(MesaError::Unreadable(wrong)),
@@ -27,7 +27,7 @@ impl Work {
                     self.hold_mesa(&payload);
                     Ok(())
                 }
-                Ok(dispatched) => self.node.mesa_carry_out(app, &dispatched).await,
+                Ok(dispatched) => self.node.mesa.carry_out(app, &dispatched).await,
             },
         };
 
@@ -55,7 +55,7 @@ impl Work {
         if let Some(digest) = settled.done(self.node.id()) {
             self.mesa.done(digest, Instant::now());
         }
-        self.node.mesa_settled(self.app, settled).await
+        self.node.mesa.settled(self.app, settled).await
     }
 
     /// Decides about what is held, if this node leads.
@@ -63,7 +63,7 @@ impl Work {
         while self.node.leads(self.app)
             && let Some(Message { text, digest, .. }) = self.mesa.next()
         {
-            match self.node.mesa_settle(self.app, &text, &digest).await {
+            match self.node.mesa.settle(self.app, &text, &digest).await {
                 Ok(decided) if decided.full == 0 => {}
                 Ok(decided) => match decided.over_quota {
                     Some(error) => self.lose(&error.to_string()),

@@ -281,6 +281,19 @@ impl Hub {
         &self.long_steps[step as usize]
     }
 
+    /// Waits until one step of `app` may run that takes a shard's thread longer than a slice, such as a page of
+    /// members.
+    ///
+    /// Of each kind one goes on in each round of the thread's tasks, and apps are served one after the other. So
+    /// whatever else is ready waits for a few such steps, and not for as many as clients and callers have asked for;
+    /// and no kind waits for another. Costs one round where nothing waits. Cancel-safe.
+    pub(crate) async fn queue_long_step(&self, app: AppId, step: LongStep) {
+        let permit = self.long_steps(step).wait(app).await;
+        // A step that is asked for in this round finds the permit taken, and goes on in a later one.
+        tokio::task::yield_now().await;
+        drop(permit);
+    }
+
     /// Whether large publications wait for room at admission.
     pub(crate) fn is_full(&self) -> bool {
         self.admission.is_full()

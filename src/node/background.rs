@@ -98,17 +98,10 @@ fn begin(jobs: Jobs) -> Option<SyncSender<Job>> {
 }
 
 impl Node {
-    /// Waits until one step of `app` may run that takes a shard's thread longer than a slice, such as a page of
-    /// members.
-    ///
-    /// Of each kind one goes on in each round of the thread's tasks, and apps are served one after the other. So
-    /// whatever else is ready waits for a few such steps, and not for as many as clients and callers have asked for;
-    /// and no kind waits for another. Costs one round where nothing waits. Cancel-safe.
+    /// Waits until one step of `app` may run that takes a shard's thread longer than a slice; see
+    /// [`Hub::queue_long_step`](crate::hub::Hub::queue_long_step).
     pub(crate) async fn queue_long_step(&self, app: AppId, step: LongStep) {
-        let permit = self.hub.long_steps(step).wait(app).await;
-        // A step that is asked for in this round finds the permit taken, and goes on in a later one.
-        tokio::task::yield_now().await;
-        drop(permit);
+        self.hub.queue_long_step(app, step).await;
     }
 
     /// Does `work` of `app` on a thread that serves no client; `None` if it panicked. Apps are served one after the other.

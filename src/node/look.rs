@@ -6,7 +6,7 @@ use super::{Node, NodeError, Target};
 use crate::{
     close::Close,
     filter::{Bound, Value},
-    hub::{PageCursor, Recipients, ScanPermit, ScanStats, Selection, Snapshot, Table},
+    hub::{Hub, PageCursor, Recipients, ScanPermit, ScanStats, Selection, Snapshot, Table},
     id::{AppId, ConnectionId},
     limits,
 };
@@ -87,22 +87,7 @@ impl Node {
     ) -> Result<u64, NodeError> {
         let bound = self.compile_aside(app, &target).await?;
         let selection = self.select(app, target, bound)?;
-        let permit = self.hub.permit(&selection).await?;
-        let hub = self.hub.clone();
-
-        let closing = tokio::spawn(async move {
-            let mut closed = 0;
-            let close_one = |table: &mut Table, slot| {
-                if let Some(at) = table.reference(slot) {
-                    closed += u64::from(table.close(at, None, &close));
-                }
-            };
-            hub.scan(&selection, close_one).await;
-            drop(permit);
-            closed
-        });
-
-        closing.await.map_err(|_| NodeError::Failed)
+        close_all(&self.hub, selection, close).await
     }
 
     /// A page of the connections that `filter` matches, and where the next one begins.
@@ -126,11 +111,43 @@ impl Node {
 
     /// The open connections of `user` on this node.
     pub(crate) fn user_connections(&self, app: AppId, user: &str) -> usize {
-        self.hub
-            .reach(&Selection {
-                recipients: Some(Recipients::user(user)),
-                ..Selection::everyone(app)
-            })
-            .bound()
+        user_connections(&self.hub, app, user)
     }
+}
+
+/// Closes the connections of `selection`; returns how many. It is carried out in a task of its own, which a caller that goes
+/// away does not stop.
+///
+/// # Errors
+/// [`NodeError::Busy`].
+pub(super) async fn close_all(
+    hub: &Arc<Hub>,
+    selection: Selection,
+    close: Close,
+) -> Result<u64, NodeError> {
+    let permit = hub.permit(&selection).await?;
+    let hub = hub.clone();
+
+    let closing = tokio::spawn(async move {
+        let mut closed = 0;
+        let close_one = |table: &mut Table, slot| {
+            if let Some(at) = table.reference(slot) {
+                closed += u64::from(table.close(at, None, &close));
+            }
+        };
+        hub.scan(&selection, close_one).await;
+        drop(permit);
+        closed
+    });
+
+    closing.await.map_err(|_| NodeError::Failed)
+}
+
+/// The open connections of `user` in `hub`.
+pub(super) fn user_connections(hub: &Hub, app: AppId, user: &str) -> usize {
+    let selection = Selection {
+        recipients: Some(Recipients::user(user)),
+        ..Selection::everyone(app)
+    };
+    hub.reach(&selection).bound()
 }

@@ -37,8 +37,9 @@ pub(crate) use cluster::{
 };
 pub(crate) use identity::REVOKED;
 pub use identity::{ReplaceReceipt, RevokeReceipt};
+use mesa::MesaHandles;
 pub(crate) use mesa::{
-    MesaApp, MesaApps, MesaArrival, MesaChannel, MesaError, MesaTake, PortalNews,
+    Mesa, MesaApp, MesaArrival, MesaChannel, MesaError, MesaTake, PortalNews,
     Settled as MesaSettled,
 };
 pub(crate) use presence::LocalResume;
@@ -198,6 +199,24 @@ pub(crate) enum Phase {
     Draining,
 }
 
+/// The phase of a node, as its parts have it. It only moves on.
+#[derive(Debug, Default)]
+struct CurrentPhase(AtomicU8);
+
+impl CurrentPhase {
+    fn get(&self) -> Phase {
+        match self.0.load(Relaxed) {
+            0 => Phase::Serving,
+            1 => Phase::Leaving,
+            _ => Phase::Draining,
+        }
+    }
+
+    fn enter(&self, phase: Phase) {
+        self.0.fetch_max(phase as u8, Relaxed);
+    }
+}
+
 /// One node: its apps, its hub, its numbers. It publishes, queries, and keeps channels; what it is among other nodes has
 /// [`Cluster`].
 ///
@@ -211,8 +230,9 @@ pub(crate) enum Phase {
 /// | channels, and what clients learn of members | `channels`, `presence` |
 /// | tokens and claims | `identity`; on all nodes, `cluster/revoked` |
 /// | looking and disconnecting | `look`; what other nodes ask for, `cluster/handle_request`; on all nodes, `cluster/gather` |
-/// | whether there are other nodes, and who leads | `cluster/mod` |
-/// | clients and programs of Mesa | `mesa/*` |
+/// | whether there are other nodes, who leads, and leaving them | `cluster/mod` |
+///
+/// What concerns clients and programs of Mesa has [`Mesa`].
 #[derive(Debug)]
 pub(crate) struct Node {
     /// As it was at the start. What a reload may change is in [`Node::runtime_config`].
@@ -231,7 +251,7 @@ pub(crate) struct Node {
     /// Whose tokens are refused.
     pub(crate) revocations: Arc<Revocations>,
     /// What concerns clients and programs of Mesa.
-    pub(crate) mesa: MesaApps,
+    pub(crate) mesa: Arc<Mesa>,
     /// The protocols of other systems that are served.
     pub(crate) protocols: Protocols,
     /// The way to other nodes, if there may be any.
@@ -241,7 +261,7 @@ pub(crate) struct Node {
     pub(crate) metrics: Arc<Metrics>,
     /// Notices when a task of the server ends.
     pub(crate) supervisor: Supervisor,
-    phase: AtomicU8,
+    phase: Arc<CurrentPhase>,
     /// Sockets that are or are about to be connections.
     pub(crate) occupied: AtomicUsize,
 }
@@ -284,6 +304,12 @@ fn context_of(
         forms,
         notices,
     }
+}
+
+/// What people call the node: its id, if it has no other name.
+fn name_of(config: &Config, id: NodeId) -> Arc<str> {
+    let name = config.node_name.as_deref();
+    name.map_or_else(|| id.to_string().into(), Into::into)
 }
 
 /// Where events are kept, and the same if it is a data directory.
@@ -380,10 +406,7 @@ impl Node {
         let hub = Arc::new(Hub::new(shards, Arc::new(context)));
         let (history, disk) = history_of(&config, &apps, bus.as_ref(), &hub)?;
 
-        let name: Arc<str> = config
-            .node_name
-            .as_deref()
-            .map_or_else(|| id.to_string().into(), Into::into);
+        let name = name_of(&config, id);
         let topic_locks = Arc::new(TopicLocks::new());
         let revocations = Arc::new(revocations_of(&apps, disk.as_deref()));
 
@@ -404,13 +427,23 @@ impl Node {
                 Arc::new(Cluster::new(handles, (register, changes)))
             });
 
+        let phase = Arc::<CurrentPhase>::default();
+        let mesa = Arc::new(Mesa::new(&MesaHandles {
+            cluster: cluster.as_deref(),
+            hub: &hub,
+            apps: &apps,
+            history: &history,
+            phase: &phase,
+            config: &config,
+        }));
+
         let node = Self {
             name,
             history,
             disk,
             cluster,
             protocols,
-            mesa: MesaApps::new(config.apps.values().map(|app| app.protocols.mesa.as_ref())),
+            mesa,
             topic_locks,
             rates: Rates::new(apps.len()),
             revocations,
@@ -421,7 +454,7 @@ impl Node {
             runtime_config: ArcSwap::from_pointee(runtime_config),
             metrics,
             supervisor,
-            phase: AtomicU8::new(Phase::Serving as u8),
+            phase,
             occupied: AtomicUsize::new(0),
 
             config,
@@ -488,15 +521,11 @@ impl Node {
     }
 
     pub(crate) fn phase(&self) -> Phase {
-        match self.phase.load(Relaxed) {
-            0 => Phase::Serving,
-            1 => Phase::Leaving,
-            _ => Phase::Draining,
-        }
+        self.phase.get()
     }
 
     pub(crate) fn enter(&self, phase: Phase) {
-        self.phase.fetch_max(phase as u8, Relaxed);
+        self.phase.enter(phase);
     }
 }
 

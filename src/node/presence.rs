@@ -97,7 +97,7 @@ impl Node {
     /// Looks now and then how many bytes apps keep that may keep only so many.
     pub(crate) async fn look_at_quotas(self: Arc<Self>) {
         loop {
-            self.mesa_look_at_stored().await;
+            self.mesa.look_at_stored().await;
             if let Err(error) = self.history.look_at_quotas().await {
                 tracing::debug!(%error, "what apps keep cannot be read for now");
             }

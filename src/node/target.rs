@@ -128,6 +128,33 @@ impl Target {
         check_names("except.devices", &except.devices, DEVICE_BYTES)
     }
 
+    /// What shards look up for a target that was checked, with its filter as `bound`.
+    pub(super) fn selection(self, app: AppId, bound: Option<Arc<Bound>>) -> Selection {
+        let ids = |names: &[String]| names.iter().filter_map(|id| id.parse().ok()).collect();
+        let Self { to, except, .. } = self;
+
+        Selection {
+            app,
+            recipients: to.map(|to| Recipients {
+                users: to.users.iter().map(String::as_str).map(user_key).collect(),
+                channels: to
+                    .channels
+                    .iter()
+                    .map(String::as_str)
+                    .map(channel_key)
+                    .collect(),
+                connections: ids(&to.connections),
+            }),
+
+            filter: bound,
+            except: Except {
+                users: except.users.into_iter().map(Into::into).collect(),
+                connections: ids(&except.connections),
+                devices: except.devices.into_iter().map(Into::into).collect(),
+            },
+        }
+    }
+
     /// The one channel that this is for, however narrowed.
     pub(super) fn one_channel(&self) -> Option<&str> {
         match &self.to {
@@ -182,51 +209,17 @@ impl Node {
     pub(in crate::node) fn select(
         &self,
         app: AppId,
-        target: Target,
+        mut target: Target,
         bound: Option<Arc<Bound>>,
     ) -> Result<Selection, NodeError> {
         target.check()?;
-        let Target {
-            to,
-            filter,
-            params,
-            except,
-        } = target;
-
-        Ok(Selection {
-            app,
-            recipients: to.map(|to| Recipients {
-                users: to.users.iter().map(String::as_str).map(user_key).collect(),
-                channels: to
-                    .channels
-                    .iter()
-                    .map(String::as_str)
-                    .map(channel_key)
-                    .collect(),
-
-                connections: to
-                    .connections
-                    .iter()
-                    .filter_map(|id| id.parse().ok())
-                    .collect(),
-            }),
-
-            filter: match (bound, filter) {
-                (Some(bound), _) => Some(bound),
-                (None, Some(text)) => Some(self.compile(app, text, params)?),
-                (None, None) => None,
-            },
-
-            except: Except {
-                users: except.users.into_iter().map(Into::into).collect(),
-                connections: except
-                    .connections
-                    .iter()
-                    .filter_map(|id| id.parse().ok())
-                    .collect(),
-                devices: except.devices.into_iter().map(Into::into).collect(),
-            },
-        })
+        let filter = (target.filter.take(), target.params.take());
+        let bound = match (bound, filter) {
+            (Some(bound), _) => Some(bound),
+            (None, (Some(text), params)) => Some(self.compile(app, text, params)?),
+            (None, (None, _)) => None,
+        };
+        Ok(target.selection(app, bound))
     }
 
     pub(super) fn compile(

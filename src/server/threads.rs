@@ -155,13 +155,7 @@ impl ThreadParts {
         tokio::task::spawn_local(supervisor.run_to_end("programs", serve));
         let topics = node.mesa.topics().cloned().collect();
         self.run_task("lease", cluster.clone().run_membership(topics));
-        if !node.mesa.is_empty() {
-            self.run_task("users of Mesa's programs", node.clone().run_mesa());
-            let giving_back = node.clone().run_mesa_giving_back();
-            self.run_task("messages of Mesa's programs", giving_back);
-        }
-
-        for (task, run) in cluster.tasks() {
+        for (task, run) in cluster.tasks().chain(node.mesa.tasks()) {
             self.run_task(task, run);
         }
 

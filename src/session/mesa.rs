@@ -26,7 +26,7 @@ impl MesaSide {
     pub(super) fn of(node: &Node, app: AppId, foreign: Option<&Foreign>) -> Option<Self> {
         foreign.filter(|foreign| foreign.protocol == ProtocolKind::Mesa.name())?;
         let config = &node.mesa.get(app)?.config;
-        node.tell_portal(app, &PortalNews::Connected);
+        node.mesa.tell_portal(app, &PortalNews::Connected);
         Some(Self {
             sends_user_object: config.send_user_object,
         })
@@ -42,7 +42,7 @@ impl Client {
             (None, true) => MesaTake::Events,
             (None, false) => MesaTake::Leave,
         };
-        self.node.mesa_arrive(connection, take).await
+        self.node.mesa.arrive(connection, take).await
     }
 
     /// The frame by which a client of Mesa learns that it has authenticated.
@@ -64,7 +64,7 @@ impl Client {
         };
         if let Some(user) = connection.user() {
             let news = PortalNews::Authenticated { user };
-            self.node.tell_portal(self.app, &news);
+            self.node.mesa.tell_portal(self.app, &news);
         }
     }
 
@@ -74,7 +74,7 @@ impl Client {
         payload == STORED_PING
             && self.connection().is_some_and(|connection| {
                 let user = connection.user().unwrap_or_default();
-                self.node.mesa_confirm(self.app, user, connection.id())
+                self.node.mesa.confirm(self.app, user, connection.id())
             })
     }
 
@@ -84,17 +84,18 @@ impl Client {
         let Data::Json(data) = data else { return false };
         let user = connection.user();
         let news = PortalNews::Message { user, name, data };
-        self.mesa.is_some() && self.node.tell_portal(self.app, &news)
+        self.mesa.is_some() && self.node.mesa.tell_portal(self.app, &news)
     }
 
     /// Notes that the client has gone.
     pub(super) fn leave_mesa(&self, connection: &Connection) {
         let user = connection.user();
         if let Some(user) = user {
-            self.node.mesa_leave(self.app, user, connection.id());
+            self.node.mesa.leave(self.app, user, connection.id());
         }
         if self.mesa.is_some() {
             self.node
+                .mesa
                 .tell_portal(self.app, &PortalNews::Disconnected { user });
         }
     }

@@ -158,6 +158,23 @@ fn of_the_cluster_only_what_carries_out_calls_has_the_node() {
     );
 }
 
+/// The same holds for [`Mesa`](../../src/node/mesa/mod.rs), which the node has. Only its comments name the node.
+#[test]
+fn what_concerns_mesa_does_not_have_the_node() {
+    let mut all = Vec::new();
+    files(&source().join("node/mesa"), &mut all);
+    assert!(all.len() > 5, "{all:?}");
+    for file in all {
+        let text = fs::read_to_string(&file).unwrap();
+        let lines = text.lines().map(str::trim_start);
+        let code = lines.filter(|line| !line.starts_with("//"));
+        let is_name = |c: char| c.is_alphanumeric() || c == '_';
+        let names_node = |line: &&str| line.split(|c| !is_name(c)).any(|word| word == "Node");
+        let found: Vec<&str> = code.filter(names_node).collect();
+        assert!(found.is_empty(), "{}: {found:?}", file.display());
+    }
+}
+
 #[test]
 fn only_the_configuration_reads_the_environment_and_nothing_is_unsafe() {
     let mut all = Vec::new();

@@ -31,7 +31,7 @@ use super::{
 use crate::{
     app::Apps,
     bus::{Bus, BusError, Script, Topic},
-    id::NodeId,
+    id::{AppId, NodeId},
     metrics::Metrics,
 };
 
@@ -131,6 +131,16 @@ impl Membership {
     /// The other nodes that hold leases.
     pub(super) fn peers(&self) -> &Peers {
         &self.peers
+    }
+
+    /// Their ids.
+    pub(in crate::node) fn alive(&self) -> impl Iterator<Item = NodeId> + use<> {
+        self.peers.all().into_iter().map(|peer| peer.id)
+    }
+
+    /// Whether this node acts for all in what concerns `app`: at most one does at a time.
+    pub(in crate::node) fn leads(&self, app: AppId) -> bool {
+        self.peers.leads(app)
     }
 
     /// When another node has ended.

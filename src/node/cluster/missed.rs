@@ -113,7 +113,7 @@ impl Cluster {
         self.suspect_peer_counts(gap);
         let is_of_mesa = |topic: &Topic| matches!(topic, Topic::Mesa(_) | Topic::Raw(_));
         if gap.is_loss() || gap.topics().any(is_of_mesa) {
-            self.mesa_missed.notify_one();
+            self.mesa_missed.send_replace(());
         }
     }
 

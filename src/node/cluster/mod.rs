@@ -24,6 +24,8 @@
 //! | [`RevocationSync`] | `revoked` | which revocations in Redis are known here |
 //! | [`IdempotencyStore`] | `idempotency` | nothing; Redis has the answers |
 //!
+//! Beside these, [`Mesa`](super::Mesa) of the node has a handle to [`Membership`], and to the bus.
+//!
 //! The task that hears the bus (`receive`) gives each component what concerns it. It alone has the whole node, because what other
 //! nodes request (`rpc_handler`) are calls of the node. Calls over all nodes (`gather`, `leaving`) are the node's own, and ask by [`Rpc`].
 //! What was missed (`missed`) concerns several components, so [`Cluster`] sees to it, as it does to what a renewal of the lease shows.
@@ -61,10 +63,11 @@ mod watermarks;
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{mpsc, watch};
 
 pub(super) use self::{
     durable::{Appending, EchoTimeout, JoinLock, Replicator},
+    leases::Membership,
     notice_buffer::NoticeBuffers,
     send::{EnvelopeSender, Message, Outgoing, Sent},
     subscribe::SubscriptionGuard,
@@ -79,14 +82,8 @@ pub(crate) use self::{
     stored::{CatchUpHandler, UserEventSync},
 };
 use self::{
-    leases::{Membership, PeerChanges},
-    notices::NoticeRelay,
-    removed::RemovalRecords,
-    revoked::RevocationSync,
-    roster::Roster,
-    rpc::Rpc,
-    rpc_request::Request,
-    rules::RuleDigests,
+    leases::PeerChanges, notices::NoticeRelay, removed::RemovalRecords, revoked::RevocationSync,
+    roster::Roster, rpc::Rpc, rpc_request::Request, rules::RuleDigests,
 };
 use super::{Node, NodeError, topic_locks::TopicLocks};
 pub(crate) use crate::bus::SubscriptionState;
@@ -113,8 +110,8 @@ pub(crate) struct Cluster {
     pub(super) sender: EnvelopeSender,
     pub(super) replicator: Arc<Replicator>,
     pub(crate) stored: Arc<UserEventSync>,
-    /// Redis may have lost who is here, or who of Mesa's portals is there.
-    pub(super) mesa_missed: Notify,
+    /// Changes when Redis may have lost which of Mesa's users are here, or this node which of its portals are there.
+    mesa_missed: watch::Sender<()>,
     pub(super) revoked: RevocationSync,
     pub(crate) handover: Arc<Handover>,
     removals: Arc<RemovalRecords>,
@@ -198,7 +195,7 @@ impl Cluster {
             sender,
             replicator,
             stored,
-            mesa_missed: Notify::new(),
+            mesa_missed: watch::Sender::default(),
             revoked,
             handover,
             removals,
@@ -303,13 +300,9 @@ impl Cluster {
             .chain(self.replicator.tasks())
     }
 
-    /// The other nodes that hold leases.
-    pub(super) fn alive(&self) -> impl Iterator<Item = NodeId> {
-        self.membership
-            .peers()
-            .all()
-            .into_iter()
-            .map(|peer| peer.id)
+    /// Changes when what Redis has of Mesa's users, or this node of its portals, may no longer be true.
+    pub(super) fn mesa_missed(&self) -> watch::Receiver<()> {
+        self.mesa_missed.subscribe()
     }
 }
 
@@ -357,11 +350,29 @@ impl Node {
     pub(crate) fn leads(&self, app: AppId) -> bool {
         self.cluster
             .as_ref()
-            .is_none_or(|cluster| cluster.membership.peers().leads(app))
+            .is_none_or(|cluster| cluster.membership.leads(app))
     }
 
     /// Its random id.
     pub(crate) fn id(&self) -> NodeId {
         self.hub.context().node
+    }
+
+    /// Gives this node's lease up, so that the others need not wait for its end. The last node leaves users of Mesa's programs who
+    /// are away to dispatchers: before that, since it decides about what they have just published until then; or after that, if
+    /// several nodes leave at the same time.
+    pub(crate) async fn depart(&self) {
+        // Its clients have gone, and no message comes to this node for them any more.
+        self.mesa
+            .give_all_back(self.config.limits.redis_timeout)
+            .await;
+        let was_last = self.mesa.leave_to_dispatchers().await;
+        if let Some(cluster) = &self.cluster {
+            cluster.membership.give_up_lease().await;
+        }
+        // Several nodes that leave together may each have found the others still there.
+        if !was_last {
+            self.mesa.leave_to_dispatchers().await;
+        }
     }
 }

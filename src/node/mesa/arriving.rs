@@ -6,8 +6,7 @@ use bytes::Bytes;
 use smol_str::SmolStr;
 
 use super::{
-    super::Node,
-    Captured, Cluster, Coming, MesaApp, Users, arg,
+    Captured, ClusterHandles, Coming, Mesa, MesaApp, Users, arg,
     giving_back::{GivenBack, GoesTo},
     script::{ENTER, LEAVE, PUT_BACK},
 };
@@ -43,7 +42,7 @@ pub(crate) enum MesaTake {
 /// they are stored again.
 #[derive(Debug)]
 pub(crate) struct MesaArrival {
-    node: Arc<Node>,
+    mesa: Arc<Mesa>,
     app: AppId,
     user: SmolStr,
     id: ConnectionId,
@@ -52,15 +51,15 @@ pub(crate) struct MesaArrival {
     is_in: bool,
 }
 
-impl Node {
+impl Mesa {
     /// Notes that a user has a connection here that is about to be let in, and takes what was stored for the user.
-    pub(crate) async fn mesa_arrive(
+    pub(crate) async fn arrive(
         self: &Arc<Self>,
         connection: &Connection,
         take: MesaTake,
     ) -> Option<MesaArrival> {
         let app = connection.app;
-        let (mesa, cluster) = self.mesa_in_redis(app)?;
+        let (mesa, cluster) = self.in_redis(app)?;
         let user = connection.user_name()?.clone();
 
         let take = if mesa.has_sync() {
@@ -71,7 +70,7 @@ impl Node {
 
         // What is published from now on must come here.
         if matches!(cluster.bus.health(), Health::Up) {
-            let wait = self.config.limits.redis_timeout;
+            let wait = self.limits().redis_timeout;
             for topic in mesa.topics() {
                 let live = cluster.bus.interest().live(topic, wait).await;
                 if let Err(error) = live {
@@ -82,7 +81,7 @@ impl Node {
 
         let id = connection.id();
         let mut arrival = MesaArrival {
-            node: self.clone(),
+            mesa: self.clone(),
             app,
             user,
             id,
@@ -93,7 +92,7 @@ impl Node {
         let entering = {
             let mut users = mesa.users.lock();
             users.come(&arrival.user, id, take != MesaTake::Leave);
-            self.mesa_enter(&users, app, (&*arrival.user, id), take)
+            self.enter(&users, app, (&*arrival.user, id), take)
         };
 
         let answer = match entering {
@@ -103,7 +102,7 @@ impl Node {
 
         match answer.map(redis::from_redis_value::<Option<Vec<u8>>>) {
             Ok(Ok(Some(list))) => {
-                arrival.stored = self.mesa_frames(app, &list, take).await;
+                arrival.stored = self.frames(app, &list, take).await;
                 mesa.users.lock().looks.note_taken(&arrival.user, list);
             }
             Ok(_) => {
@@ -128,15 +127,15 @@ impl Node {
     }
 
     /// Has Redis note that a user is here. The order of calls is that of the steps in Redis, so the users' lock is held.
-    fn mesa_enter(
+    fn enter(
         &self,
         users: &Users,
         app: AppId,
         (user, id): (&str, ConnectionId),
         take: MesaTake,
     ) -> Option<impl Future<Output = Result<redis::Value, BusError>> + use<>> {
-        let (mesa, cluster) = self.mesa_in_redis(app)?;
-        let keys = cluster.mesa_keys(app);
+        let (mesa, cluster) = self.in_redis(app)?;
+        let keys = cluster.keys(app);
         let mode = match take {
             MesaTake::Leave => "leave",
             MesaTake::Drop => "drop",
@@ -156,9 +155,9 @@ impl Node {
             ],
             vec![
                 arg(user),
-                self.mesa_name(),
+                self.node_name(),
                 arg(mode),
-                self.mesa_field(id, user),
+                self.field(id, user),
                 users.changes.to_string().into(),
                 mesa.exact(),
             ],
@@ -166,15 +165,15 @@ impl Node {
     }
 
     /// Names what is set aside for a connection.
-    pub(super) fn mesa_field(&self, id: ConnectionId, user: &str) -> Bytes {
+    pub(super) fn field(&self, id: ConnectionId, user: &str) -> Bytes {
         format!("{} {id} {user}", self.id()).into()
     }
 
     /// The frames of stored messages, with a ping after them.
-    async fn mesa_frames(&self, app: AppId, list: &[u8], take: MesaTake) -> Vec<Frame> {
+    async fn frames(&self, app: AppId, list: &[u8], take: MesaTake) -> Vec<Frame> {
         // Reading a long list takes long.
         if list.len() >= LONG_BODY {
-            self.queue_long_step(app, LongStep::Body).await;
+            self.hub.queue_long_step(app, LongStep::Body).await;
         }
 
         let text = String::from_utf8_lossy(list);
@@ -203,59 +202,59 @@ impl Node {
     }
 
     /// Notes that a client has answered the ping after what was stored: it has all of it.
-    pub(crate) fn mesa_confirm(&self, app: AppId, user: &str, id: ConnectionId) -> bool {
-        let Some((mesa, cluster)) = self.mesa_in_redis(app) else {
+    pub(crate) fn confirm(&self, app: AppId, user: &str, id: ConnectionId) -> bool {
+        let Some((mesa, cluster)) = self.in_redis(app) else {
             return false;
         };
         // Only once, and only for a connection that was given something.
         if !mesa.users.lock().unconfirmed.remove(&id) {
             return false;
         }
-        let keys = cluster.mesa_keys(app);
+        let keys = cluster.keys(app);
         let mut command = redis::cmd("HDEL");
-        command.arg(keys.aside()).arg(&*self.mesa_field(id, user));
+        command.arg(keys.aside()).arg(&*self.field(id, user));
         drop(cluster.bus.command(&keys.home, command));
         true
     }
 
     /// Notes that a connection of a user has ended.
-    pub(crate) fn mesa_leave(&self, app: AppId, user: &str, id: ConnectionId) {
-        if let Some((mesa, _)) = self.mesa_in_redis(app) {
+    pub(crate) fn leave(&self, app: AppId, user: &str, id: ConnectionId) {
+        if let Some((mesa, _)) = self.in_redis(app) {
             let mut users = mesa.users.lock();
-            self.mesa_leave_with(&mut users, app, user, id);
+            self.leave_with(&mut users, app, user, id);
         }
     }
 
-    fn mesa_leave_with(&self, users: &mut Users, app: AppId, user: &str, id: ConnectionId) {
-        let Some((mesa, cluster)) = self.mesa_in_redis(app) else {
+    fn leave_with(&self, users: &mut Users, app: AppId, user: &str, id: ConnectionId) {
+        let Some((mesa, cluster)) = self.in_redis(app) else {
             return;
         };
         users.unanswered.remove(&id);
         if users.unconfirmed.remove(&id) {
-            let field = self.mesa_field(id, user);
+            let field = self.field(id, user);
             // Redis may not get this, so a later round does it again.
             users.owes |= !matches!(cluster.bus.health(), Health::Up);
-            drop(mesa_put_back(mesa, cluster, user, field));
+            drop(put_back(mesa, cluster, user, field));
         }
         if users.go(user, id) {
-            self.mesa_gone(app, user);
+            self.gone(app, user);
         }
     }
 
-    /// Has Redis note that a user is no longer here. The users' lock is held, as in [`Node::mesa_enter`].
-    pub(super) fn mesa_gone(&self, app: AppId, user: &str) {
-        let Some((mesa, cluster)) = self.mesa_in_redis(app) else {
+    /// Has Redis note that a user is no longer here. The users' lock is held, as in [`Mesa::enter`].
+    pub(super) fn gone(&self, app: AppId, user: &str) {
+        let Some((mesa, cluster)) = self.in_redis(app) else {
             return;
         };
 
-        let keys = cluster.mesa_keys(app);
+        let keys = cluster.keys(app);
         drop(cluster.bus.eval(
             &LEAVE,
             &keys.home,
             vec![mesa.connected.clone(), keys.nodes(), keys.users(self.id())],
             vec![
                 arg(user),
-                self.mesa_name(),
+                self.node_name(),
                 keys.prefix(),
                 keys.gone(),
                 mesa.exact(),
@@ -264,24 +263,24 @@ impl Node {
     }
 
     /// Stores a list of messages for a user who has gone before they could be delivered, after what is stored.
-    pub(super) fn mesa_store(&self, mesa: &MesaApp, user: &str, list: Bytes) {
+    pub(super) fn store(&self, mesa: &MesaApp, user: &str, list: Bytes) {
         let one = GivenBack {
             user: user.into(),
             list,
             goes_to: GoesTo::Back,
         };
-        self.mesa_give_back(mesa, one);
+        self.give_back(mesa, one);
     }
 }
 
 /// Stores again what was set aside under `field`.
-pub(super) fn mesa_put_back(
+pub(super) fn put_back(
     mesa: &MesaApp,
-    cluster: &Cluster,
+    cluster: &ClusterHandles,
     user: &str,
     field: Bytes,
 ) -> impl Future<Output = Result<redis::Value, BusError>> + use<> {
-    let keys = cluster.mesa_keys(mesa.app);
+    let keys = cluster.keys(mesa.app);
     let names = vec![mesa.undelivered.clone(), keys.aside(), keys.nodes()];
     let args = vec![
         arg(user),
@@ -305,7 +304,7 @@ impl MesaArrival {
     pub(crate) fn let_in(&mut self) -> Vec<Frame> {
         self.is_in = true;
         let mut frames = std::mem::take(&mut self.stored);
-        if let Some(mesa) = self.node.mesa.get(self.app) {
+        if let Some(mesa) = self.mesa.get(self.app) {
             let captured = mesa.users.lock().arrived(&self.user, self.id);
             frames.extend(captured.into_iter().map(|message| message.frame));
         }
@@ -318,19 +317,19 @@ impl Drop for MesaArrival {
         if self.is_in {
             return;
         }
-        let Some(mesa) = self.node.mesa.get(self.app) else {
+        let Some(mesa) = self.mesa.get(self.app) else {
             return;
         };
 
         let mut users = mesa.users.lock();
         let captured = users.arrived(&self.user, self.id);
-        self.node
-            .mesa_leave_with(&mut users, self.app, &self.user, self.id);
+        self.mesa
+            .leave_with(&mut users, self.app, &self.user, self.id);
         drop(users);
 
         for message in captured {
             if !message.list.is_empty() {
-                self.node.mesa_store(mesa, &self.user, message.list);
+                self.mesa.store(mesa, &self.user, message.list);
             }
         }
     }

@@ -1,14 +1,17 @@
 //! Messages of dispatchers on their way to clients.
 
-use std::{cell::LazyCell, sync::Arc};
+use std::cell::LazyCell;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{
-    super::{ClusterScope, Node, NodeError, Publication, Target},
-    Captured, MesaApp, arg,
+    super::{
+        NodeError, Target,
+        look::{close_all, user_connections},
+    },
+    Captured, Mesa, MesaApp, arg,
     arriving::Capture,
     giving_back::{GivenBack, GoesTo},
     script::SETTLE,
@@ -22,6 +25,7 @@ use crate::{
     limits::{MESA_SETTLED_TOGETHER, MESA_STORED_BYTES, TARGET_NAMES},
     protocol::{
         event::{Data, Event, Exceptions},
+        frame::Frame,
         mesa::{Dispatched, INTERNAL, Recipients, Text},
     },
 };
@@ -120,19 +124,19 @@ impl MesaApp {
     }
 }
 
-impl Node {
+impl Mesa {
     /// Decides about a message for all nodes; see [`SETTLE`].
     ///
     /// # Errors
     /// [`BusError`]: parts of it, or all of it, may have been decided.
-    pub(crate) async fn mesa_settle(
+    pub(crate) async fn settle(
         &self,
         app: AppId,
         payload: &[u8],
         digest: &str,
     ) -> Result<Decided, BusError> {
         let (Some((mesa, cluster)), Ok(dispatched)) =
-            (self.mesa_in_redis(app), Dispatched::read(payload))
+            (self.in_redis(app), Dispatched::read(payload))
         else {
             return Ok(Decided::default());
         };
@@ -147,7 +151,7 @@ impl Node {
             }
         };
 
-        let keys = cluster.mesa_keys(app);
+        let keys = cluster.keys(app);
         let list = mesa.list(&dispatched);
 
         // The users for whom it is are separate from it: there may be thousands, and each part has only its own.
@@ -183,7 +187,7 @@ impl Node {
                 }),
                 most.to_string().into(),
                 // Until it is certain whether a node that it has gone to was alive.
-                (4 * self.config.limits.node_lease.as_millis())
+                (4 * self.limits().node_lease.as_millis())
                     .to_string()
                     .into(),
             ];
@@ -208,12 +212,8 @@ impl Node {
     /// Delivers a decided message to the connections here that it is for.
     ///
     /// # Errors
-    /// Those of [`Node::publish`], and what is wrong with the message.
-    pub(crate) async fn mesa_settled(
-        self: &Arc<Self>,
-        app: AppId,
-        settled: Settled<'_>,
-    ) -> Result<(), MesaError> {
+    /// What is wrong with the message, or why it is refused.
+    pub(crate) async fn settled(&self, app: AppId, settled: Settled<'_>) -> Result<(), MesaError> {
         let Settled {
             head,
             mut places,
@@ -224,7 +224,7 @@ impl Node {
         // Other nodes get the same publication.
         places.retain(|(_, stays)| stays.iter().any(|stay| stay.starts_with(&own)));
         if head.look {
-            if let Some(mesa) = self.mesa.get(app) {
+            if let Some(mesa) = self.get(app) {
                 let mut users = mesa.users.lock();
                 for (user, _) in &places {
                     users.looks.once(user);
@@ -235,21 +235,21 @@ impl Node {
 
         let dispatched = Dispatched::read(message).map_err(MesaError::Unreadable)?;
         if head.all {
-            return self.mesa_carry_out(app, &dispatched).await;
+            return self.carry_out(app, &dispatched).await;
         }
         if places.is_empty() {
             return Ok(());
         }
 
-        self.mesa_deliver(app, &dispatched, message, places).await
+        self.deliver(app, &dispatched, message, places).await
     }
 
     /// Does what a dispatcher says, for the connections here, where nobody has decided about it.
     ///
     /// # Errors
-    /// As [`Node::mesa_settled`].
-    pub(crate) async fn mesa_carry_out(
-        self: &Arc<Self>,
+    /// As [`Mesa::settled`].
+    pub(crate) async fn carry_out(
+        &self,
         app: AppId,
         dispatched: &Dispatched<'_>,
     ) -> Result<(), MesaError> {
@@ -260,33 +260,34 @@ impl Node {
             }
             let close = Close::new(close::DISCONNECTED, "disconnected by a dispatcher");
             for target in targets(&dispatched.to) {
-                self.disconnect(app, target, close.clone()).await?;
+                target.check()?;
+                close_all(&self.hub, target.selection(app, None), close.clone()).await?;
             }
             return Ok(());
         }
 
+        let frame = self.encode(app, &event(dispatched)?);
         for target in targets(&dispatched.to) {
-            self.mesa_publish(app, event(dispatched)?, target).await?;
+            self.place(app, &frame, target).await?;
         }
         Ok(())
     }
 
     /// Delivers a message to users who were here when it was decided. For those who have gone since, it is stored, or goes where
     /// they are now.
-    async fn mesa_deliver(
-        self: &Arc<Self>,
+    async fn deliver(
+        &self,
         app: AppId,
         dispatched: &Dispatched<'_>,
         payload: &[u8],
         places: Vec<UserAtNodes>,
     ) -> Result<(), MesaError> {
-        let Some((mesa, _)) = self.mesa_in_redis(app) else {
+        let Some((mesa, _)) = self.in_redis(app) else {
             return Ok(());
         };
 
-        let event = event(dispatched)?;
         let captured = Captured {
-            frame: event.encode(),
+            frame: self.encode(app, &event(dispatched)?),
             list: mesa.list(dispatched),
         };
 
@@ -309,7 +310,7 @@ impl Node {
 
         for user in without_room {
             // It is found where one looks for what a dispatcher has stored late.
-            self.mesa_store(mesa, &user, captured.list.clone());
+            self.store(mesa, &user, captured.list.clone());
         }
 
         for some in places.chunks(TARGET_NAMES) {
@@ -319,7 +320,7 @@ impl Node {
                 connections: kept.iter().map(ToString::to_string).collect(),
                 ..Exceptions::default()
             };
-            self.mesa_publish(app, event.clone(), target).await?;
+            self.place(app, &captured.frame, target).await?;
         }
 
         if captured.list.is_empty() {
@@ -330,7 +331,7 @@ impl Node {
         let message = LazyCell::new(|| Bytes::copy_from_slice(payload));
         for (place, before) in places.into_iter().zip(before) {
             if !before.is_kept {
-                self.mesa_missed(mesa, place, before, (&message, &captured.list));
+                self.missed(mesa, place, before, (&message, &captured.list));
             }
         }
 
@@ -339,7 +340,7 @@ impl Node {
 
     /// If a user has just gone, sees to it that a message is not lost that had come here for the user. If the user
     /// has come or gone in the meantime, the message may come twice.
-    fn mesa_missed(
+    fn missed(
         &self,
         mesa: &MesaApp,
         (user, places): UserAtNodes,
@@ -347,7 +348,7 @@ impl Node {
         (message, list): (&LazyCell<Bytes, impl FnOnce() -> Bytes>, &Bytes),
     ) {
         // The shards' locks come before the users'.
-        let is_open = self.user_connections(mesa.app, &user) > 0;
+        let is_open = user_connections(&self.hub, mesa.app, &user) > 0;
         let has_changed = mesa.users.lock().change(&user) != before.change;
         if is_open && !has_changed {
             return;
@@ -367,29 +368,34 @@ impl Node {
             list: list.clone(),
             goes_to,
         };
-        self.mesa_give_back(mesa, one);
+        self.give_back(mesa, one);
     }
 
-    /// Delivers an event of a program of Mesa to connections of this node. Waits for admission as long as it takes: it was accepted
-    /// already.
-    pub(super) async fn mesa_publish(
-        self: &Arc<Self>,
+    /// Encodes an event of a program of Mesa.
+    pub(super) fn encode(&self, app: AppId, event: &Event<'_>) -> Frame {
+        self.app(app).metrics.encodings.inc();
+        event.encode()
+    }
+
+    /// Places an event of a program of Mesa for connections of this node. As with events of other nodes, it was accepted already. So
+    /// it waits for admission as long as it takes.
+    ///
+    /// # Errors
+    /// Those of a target that names too much.
+    pub(super) async fn place(
+        &self,
         app: AppId,
-        event: Event<'_>,
+        frame: &Frame,
         target: Target,
     ) -> Result<(), NodeError> {
-        loop {
-            let publication = Publication {
-                scope: ClusterScope::Node,
-                store: Some(false),
-                ..Publication::new(event.clone(), target.clone())
-            };
-            match self.publish(app, publication).await {
-                // It was accepted already, so it waits as long as it takes.
-                Err(NodeError::Busy(_)) => {}
-                done => return done.map(|_| ()),
-            }
-        }
+        target.check()?;
+        let selection = target.selection(app, None);
+        let (reach, permit) = self.hub.admit_in_time(&selection, frame.len()).await;
+        self.app(app).metrics.accepted.inc();
+        self.hub
+            .place_reach(&selection, reach, frame, &permit)
+            .await;
+        Ok(())
     }
 }
 

@@ -17,7 +17,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use super::{super::Node, Cluster, MesaApp, arg, delivering::head, script::GIVE_BACK};
+use super::{ClusterHandles, Mesa, MesaApp, arg, delivering::head, script::GIVE_BACK};
 use crate::{
     bus::BusError,
     id::AppId,
@@ -178,20 +178,20 @@ impl GivingBack {
     }
 }
 
-impl Node {
+impl Mesa {
     /// Has messages given back. It is lost, and said to be, if too much waits already.
-    pub(super) fn mesa_give_back(&self, mesa: &MesaApp, one: GivenBack) {
+    pub(super) fn give_back(&self, mesa: &MesaApp, one: GivenBack) {
         if mesa.giving_back.queue.lock().push(one, Instant::now()) {
             mesa.giving_back.due.notify_one();
         } else {
-            self.mesa_lost(mesa.app, 1, "too much waits to be stored again");
+            self.lost(mesa.app, 1, "too much waits to be stored again");
         }
     }
 
     /// Gives back what there is of each app, until the runtime ends. Runs on a `LocalSet`.
-    pub(crate) async fn run_mesa_giving_back(self: Arc<Self>) {
+    pub(super) async fn run_giving_back(self: Arc<Self>) {
         let mut apps = JoinSet::new();
-        for mesa in self.mesa.all().filter(|mesa| mesa.has_sync()) {
+        for mesa in self.all().filter(|mesa| mesa.has_sync()) {
             apps.spawn_local(self.clone().give_back_of(mesa.app));
         }
 
@@ -209,7 +209,7 @@ impl Node {
     }
 
     async fn give_back_of(self: Arc<Self>, app: AppId) {
-        let Some((mesa, cluster)) = self.mesa_in_redis(app) else {
+        let Some((mesa, cluster)) = self.in_redis(app) else {
             return;
         };
 
@@ -218,14 +218,14 @@ impl Node {
                 None => mesa.giving_back.due.notified().await,
                 Some(Ok(full)) => {
                     mesa.giving_back.finish();
-                    self.mesa_lost(app, full, "as much is stored for a user as may be");
+                    self.lost(app, full, "as much is stored for a user as may be");
                 }
                 Some(Err(error)) => {
                     tracing::debug!(%error, "messages that are to be stored again wait for Redis");
                     let since = mesa.giving_back.queue.lock().since();
                     if since.is_some_and(|since| since.elapsed() > MESA_GIVEN_BACK_FOR) {
                         let count = mesa.giving_back.finish();
-                        self.mesa_lost(app, count, &error.to_string());
+                        self.lost(app, count, &error.to_string());
                     }
                     tokio::time::sleep(MESA_GIVEN_BACK_AGAIN).await;
                 }
@@ -237,9 +237,9 @@ impl Node {
     async fn give_back_batch(
         &self,
         mesa: &MesaApp,
-        cluster: &Cluster,
+        cluster: &ClusterHandles,
     ) -> Option<Result<u64, BusError>> {
-        let keys = cluster.mesa_keys(mesa.app);
+        let keys = cluster.keys(mesa.app);
         let given = {
             let mut queue = mesa.giving_back.queue.lock();
             let (number, batch) = queue.batch()?;
@@ -250,7 +250,7 @@ impl Node {
                 keys.prefix(),
                 cluster.bus.channel(&mesa.settled).into(),
                 MESA_STORED_BYTES.to_string().into(),
-                self.mesa_name(),
+                self.node_name(),
                 head(self.id(), None, false),
             ];
 
@@ -271,18 +271,18 @@ impl Node {
     }
 
     /// Waits until what `mesa` has to give back by now is given back, or lost.
-    pub(super) async fn mesa_given_back(&self, mesa: &MesaApp) {
+    pub(super) async fn given_back(&self, mesa: &MesaApp) {
         mesa.giving_back.finished().await;
     }
 
     /// Waits until all that is to be given back is in Redis, before this node departs: for `patience` at most.
-    pub(super) async fn mesa_give_all_back(&self, patience: Duration) {
+    pub(in crate::node) async fn give_all_back(&self, patience: Duration) {
         let end = Instant::now() + patience;
-        for mesa in self.mesa.all() {
+        for mesa in self.all() {
             let finished = tokio::time::timeout_at(end.into(), mesa.giving_back.finished());
             if finished.await.is_err() {
                 let count = mesa.giving_back.queue.lock().waiting.len() as u64;
-                self.mesa_lost(
+                self.lost(
                     mesa.app,
                     count,
                     "Redis did not answer before this node ended",
@@ -292,7 +292,7 @@ impl Node {
     }
 
     /// Counts messages of dispatchers that were to be stored, and are not.
-    fn mesa_lost(&self, app: AppId, count: u64, reason: &str) {
+    fn lost(&self, app: AppId, count: u64, reason: &str) {
         if count == 0 {
             return;
         }

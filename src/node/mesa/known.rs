@@ -7,8 +7,7 @@
 use redis::Value;
 
 use super::{
-    super::Node,
-    Cluster, MesaApp, arg,
+    ClusterHandles, Mesa, MesaApp, arg,
     script::{CLEAN, PARK, RESTORE},
 };
 use crate::{
@@ -23,32 +22,16 @@ const TOO_SOON: &str = "too soon";
 /// Where a scan ends.
 const END: &str = "0";
 
-impl Node {
-    /// Gives this node's lease up, so that the others need not wait for its end. The last node leaves users who are away to
-    /// dispatchers: before that, since it decides about what they have just published until then; or after that, if several nodes
-    /// leave at the same time.
-    pub(crate) async fn depart(&self) {
-        // Its clients have gone, and no message comes to this node for them any more.
-        self.mesa_give_all_back(self.config.limits.redis_timeout)
-            .await;
-        let was_last = self.leave_to_dispatchers().await;
-        if let Some(cluster) = &self.cluster {
-            cluster.membership.give_up_lease().await;
-        }
-        // Several nodes that leave together may each have found the others still there.
-        if !was_last {
-            self.leave_to_dispatchers().await;
-        }
-    }
-
-    /// Returns whether nothing is left to do: this node is the last, or no app stores everything.
-    async fn leave_to_dispatchers(&self) -> bool {
+impl Mesa {
+    /// Leaves users who are away to dispatchers, if this node is the last. Returns whether nothing is left to do: it is the last, or
+    /// no app stores everything.
+    pub(in crate::node) async fn leave_to_dispatchers(&self) -> bool {
         let Some(cluster) = &self.cluster else {
             return true;
         };
 
         let mut was_last = true;
-        for mesa in self.mesa.all().filter(|mesa| mesa.is_full()) {
+        for mesa in self.all().filter(|mesa| mesa.is_full()) {
             let parked = tokio::time::timeout(MESA_PARTING, self.park(mesa, cluster));
             match parked.await {
                 Ok(Ok(true)) => tokio::time::sleep(MESA_TICK).await,
@@ -67,11 +50,11 @@ impl Node {
     }
 
     /// Returns whether this node was the last.
-    async fn park(&self, mesa: &MesaApp, cluster: &Cluster) -> Result<bool, BusError> {
+    async fn park(&self, mesa: &MesaApp, cluster: &ClusterHandles) -> Result<bool, BusError> {
         let mut cursor = END.to_owned();
         loop {
-            let args = vec![self.mesa_name(), arg(&cursor), most()];
-            let keys = cluster.mesa_keys(mesa.app);
+            let args = vec![self.node_name(), arg(&cursor), most()];
+            let keys = cluster.keys(mesa.app);
             let names = keys.of_known(mesa);
             cursor = said(cluster.bus.eval(&PARK, &keys.home, names, args).await?);
             match &*cursor {
@@ -87,12 +70,12 @@ impl Node {
     pub(super) async fn restore(
         &self,
         mesa: &MesaApp,
-        cluster: &Cluster,
+        cluster: &ClusterHandles,
     ) -> Result<bool, BusError> {
         let mut cursor = END.to_owned();
         loop {
-            let args = vec![self.mesa_name(), arg(&cursor), most()];
-            let keys = cluster.mesa_keys(mesa.app);
+            let args = vec![self.node_name(), arg(&cursor), most()];
+            let keys = cluster.keys(mesa.app);
             let names = keys.of_known(mesa);
             cursor = said(cluster.bus.eval(&RESTORE, &keys.home, names, args).await?);
             match &*cursor {
@@ -104,10 +87,14 @@ impl Node {
     }
 
     /// Takes users out of the set who are not connected: they were put there when the app had full sync.
-    pub(super) async fn clean(&self, mesa: &MesaApp, cluster: &Cluster) -> Result<(), BusError> {
+    pub(super) async fn clean(
+        &self,
+        mesa: &MesaApp,
+        cluster: &ClusterHandles,
+    ) -> Result<(), BusError> {
         let mut cursor = END.to_owned();
         loop {
-            let keys = cluster.mesa_keys(mesa.app);
+            let keys = cluster.keys(mesa.app);
             let args = vec![keys.prefix(), arg(&cursor), most()];
             let mut names = keys.of_known(mesa);
             names.push(keys.nodes());

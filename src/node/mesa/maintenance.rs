@@ -9,9 +9,9 @@ use smol_str::SmolStr;
 use tokio::time::MissedTickBehavior;
 
 use super::{
-    super::{Node, Phase, Target},
-    Cluster, MesaApp, arg,
-    arriving::mesa_put_back,
+    super::{Phase, Target, look::user_connections},
+    ClusterHandles, Mesa, MesaApp, arg,
+    arriving::put_back,
     delivering::UserAtNodes,
     giving_back::{GivenBack, GoesTo},
     script::{ANNOUNCE, CHECK, LOOK, LOOKED, REAP},
@@ -131,14 +131,15 @@ struct Round {
     may_be_parked: bool,
 }
 
-impl Node {
+impl Mesa {
     /// Looks after the users of this node in Redis, and after those of nodes that have gone, until the runtime ends.
-    pub(crate) async fn run_mesa(self: Arc<Self>) {
+    pub(super) async fn run_maintenance(self: Arc<Self>) {
         let Some(cluster) = &self.cluster else { return };
+        let mut missed = cluster.missed.clone();
         let mut rounds: AHashMap<AppId, Round> = AHashMap::new();
         let mut ticks = tokio::time::interval(MESA_TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let every = self.config.limits.node_lease / 5;
+        let every = self.limits().node_lease / 5;
         let mut checked: Option<Instant> = None;
 
         // Nothing is known of portals yet.
@@ -146,12 +147,12 @@ impl Node {
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
-                () = cluster.mesa_missed.notified() => has_missed = true,
+                Ok(()) = missed.changed() => has_missed = true,
             }
 
             let is_due = checked.is_none_or(|checked| checked.elapsed() >= every);
             let mut is_behind = false;
-            for mesa in self.mesa.all() {
+            for mesa in self.all() {
                 let round = rounds.entry(mesa.app).or_default();
                 let maintained = self.maintain_app(mesa, cluster, round, (has_missed, is_due));
                 if let Err(error) = maintained.await {
@@ -168,9 +169,9 @@ impl Node {
     }
 
     async fn maintain_app(
-        self: &Arc<Self>,
+        &self,
         mesa: &MesaApp,
-        cluster: &Cluster,
+        cluster: &ClusterHandles,
         round: &mut Round,
         (has_missed, is_due): (bool, bool),
     ) -> Result<(), BusError> {
@@ -187,7 +188,7 @@ impl Node {
 
         round.may_be_parked |= has_missed && mesa.is_full();
         // A node that leaves may have just left them to dispatchers itself.
-        if round.may_be_parked && self.phase() != Phase::Draining {
+        if round.may_be_parked && self.phase.get() != Phase::Draining {
             round.may_be_parked = !self.restore(mesa, cluster).await?;
         }
 
@@ -196,17 +197,13 @@ impl Node {
             self.announce_users(mesa, cluster).await?;
         }
         if is_due {
-            self.check_mesa_users(mesa, cluster, round).await?;
+            self.check_users(mesa, cluster, round).await?;
         }
         Ok(())
     }
 
     /// Takes what was stored for users who had come already, and delivers it.
-    async fn look_again(
-        self: &Arc<Self>,
-        mesa: &MesaApp,
-        cluster: &Cluster,
-    ) -> Result<(), BusError> {
+    async fn look_again(&self, mesa: &MesaApp, cluster: &ClusterHandles) -> Result<(), BusError> {
         let mut slice = TimeSlice::begin();
         loop {
             // First, so that what the last look has found is not found again.
@@ -221,10 +218,10 @@ impl Node {
                 return Ok(());
             }
 
-            let keys = cluster.mesa_keys(mesa.app);
+            let keys = cluster.keys(mesa.app);
             let names = vec![keys.aside(), mesa.undelivered.clone()];
             let users = due.iter().map(|(user, _)| arg(user));
-            let args = users.chain([self.mesa_look_field("")]).collect();
+            let args = users.chain([self.look_field("")]).collect();
 
             let found = match cluster.bus.eval(&LOOK, &keys.home, names, args).await {
                 Ok(found) => found,
@@ -250,24 +247,24 @@ impl Node {
 
     /// Names what a look of this node has set aside for a user, as if it were for a connection: the node that reaps this one stores
     /// it again.
-    fn mesa_look_field(&self, user: &str) -> Bytes {
+    fn look_field(&self, user: &str) -> Bytes {
         let nobody = ConnectionId {
             node: self.id(),
             shard: u8::MAX,
             slot: 0,
             nonce: 0,
         };
-        self.mesa_field(nobody, user)
+        self.field(nobody, user)
     }
 
     /// Has Redis know what became of what the last look has found.
-    async fn tell_looked(&self, mesa: &MesaApp, cluster: &Cluster) -> Result<(), BusError> {
-        let keys = cluster.mesa_keys(mesa.app);
+    async fn tell_looked(&self, mesa: &MesaApp, cluster: &ClusterHandles) -> Result<(), BusError> {
+        let keys = cluster.keys(mesa.app);
         let tell = |(user, again): &(SmolStr, Bytes)| {
             let names = vec![mesa.undelivered.clone(), keys.aside(), keys.nodes()];
             let args = vec![
                 arg(user),
-                self.mesa_look_field(user),
+                self.look_field(user),
                 keys.prefix(),
                 cluster.bus.channel(&mesa.settled).into(),
                 again.clone(),
@@ -291,7 +288,7 @@ impl Node {
     /// Delivers what a dispatcher has stored for a user who had come already. Returns what is to be stored again, since the user has
     /// gone in the meantime, or nothing.
     async fn deliver_late(
-        self: &Arc<Self>,
+        &self,
         mesa: &MesaApp,
         user: &SmolStr,
         list: &[u8],
@@ -315,12 +312,13 @@ impl Node {
                 continue;
             };
             let target = Target::users(vec![user.to_string()]);
-            if self.mesa_publish(mesa.app, event, target).await.is_err() {
+            let frame = self.encode(mesa.app, &event);
+            if self.place(mesa.app, &frame, target).await.is_err() {
                 self.app(mesa.app).metrics.dispatch_lost.inc();
             }
         }
 
-        let is_open = self.user_connections(mesa.app, user) > 0;
+        let is_open = user_connections(&self.hub, mesa.app, user) > 0;
         if !is_open || mesa.users.lock().change(user) != before {
             return text.to_owned().into();
         }
@@ -328,13 +326,13 @@ impl Node {
     }
 
     /// Sees whether Redis knows the users here, and takes away those of nodes that have gone.
-    async fn check_mesa_users(
-        self: &Arc<Self>,
+    async fn check_users(
+        &self,
         mesa: &MesaApp,
-        cluster: &Cluster,
+        cluster: &ClusterHandles,
         round: &mut Round,
     ) -> Result<(), BusError> {
-        let keys = cluster.mesa_keys(mesa.app);
+        let keys = cluster.keys(mesa.app);
         let names = vec![
             keys.nodes(),
             keys.users(self.id()),
@@ -343,7 +341,7 @@ impl Node {
             keys.known(),
         ];
 
-        let args = vec![self.mesa_name()];
+        let args = vec![self.node_name()];
         let answer = cluster.bus.eval(&CHECK, &keys.home, names, args).await?;
         let Ok((is_known, listed, dead, has_known)) =
             redis::from_redis_value::<(bool, usize, Vec<String>, bool)>(answer)
@@ -359,14 +357,14 @@ impl Node {
             self.announce_users(mesa, cluster).await?;
         }
 
-        if has_known && !mesa.is_full() && self.leads(mesa.app) {
+        if has_known && !mesa.is_full() && cluster.membership.leads(mesa.app) {
             self.clean(mesa, cluster).await?;
         }
 
         // A node that has just begun has users before it has a lease.
         let dead: Vec<NodeId> = dead.iter().filter_map(|id| id.parse().ok()).collect();
         let suspects = std::mem::replace(&mut round.suspects, dead);
-        if self.leads(mesa.app) {
+        if cluster.membership.leads(mesa.app) {
             for node in suspects {
                 if round.suspects.contains(&node) && node != self.id() {
                     self.reap_users(mesa, cluster, node).await?;
@@ -382,10 +380,10 @@ impl Node {
     async fn reap_users(
         &self,
         mesa: &MesaApp,
-        cluster: &Cluster,
+        cluster: &ClusterHandles,
         node: NodeId,
     ) -> Result<(), BusError> {
-        let keys = cluster.mesa_keys(mesa.app);
+        let keys = cluster.keys(mesa.app);
         let mut seen = redis::cmd("HGET");
         seen.arg(keys.seen()).arg(node.to_string());
         let seen = cluster.bus.command(&keys.home, seen).await?;
@@ -431,12 +429,16 @@ impl Node {
     async fn store_sent(
         &self,
         mesa: &MesaApp,
-        cluster: &Cluster,
+        cluster: &ClusterHandles,
         dead: NodeId,
         since: &str,
     ) -> Result<(), BusError> {
-        let keys = cluster.mesa_keys(mesa.app);
-        let mut alive: Vec<String> = cluster.alive().map(|node| node.to_string()).collect();
+        let keys = cluster.keys(mesa.app);
+        let mut alive: Vec<String> = cluster
+            .membership
+            .alive()
+            .map(|node| node.to_string())
+            .collect();
         alive.push(self.id().to_string());
         let dead = dead.to_string();
         let node_of = |place: &String| place.split(':').next().unwrap_or_default().to_owned();
@@ -480,7 +482,7 @@ impl Node {
             bytes += list.len();
             if bytes > MESA_GIVEN_BACK_TOGETHER {
                 // There may be more than is to wait at the same time.
-                self.mesa_given_back(mesa).await;
+                self.given_back(mesa).await;
                 bytes = list.len();
             }
 
@@ -489,10 +491,10 @@ impl Node {
                 list: list.into(),
                 goes_to: GoesTo::Front,
             };
-            self.mesa_give_back(mesa, one);
+            self.give_back(mesa, one);
         }
 
-        self.mesa_given_back(mesa).await;
+        self.given_back(mesa).await;
         if from != since {
             // If what follows fails, only the rest is stored the next time.
             let mut seen = redis::cmd("HSET");
@@ -507,11 +509,11 @@ impl Node {
     async fn put_back_all(
         &self,
         mesa: &MesaApp,
-        cluster: &Cluster,
+        cluster: &ClusterHandles,
         node: NodeId,
         is_lost: impl Fn(ConnectionId) -> bool,
     ) -> Result<(), BusError> {
-        let keys = cluster.mesa_keys(mesa.app);
+        let keys = cluster.keys(mesa.app);
         let mut cursor = Some(0_u64);
         while let Some(from) = cursor {
             let mut scan = redis::cmd("HSCAN");
@@ -535,7 +537,7 @@ impl Node {
                     continue;
                 };
                 if id.parse().is_ok_and(&is_lost) {
-                    mesa_put_back(mesa, cluster, user, arg(&field)).await?;
+                    put_back(mesa, cluster, user, arg(&field)).await?;
                 }
             }
         }
@@ -545,11 +547,11 @@ impl Node {
 
     /// Has Redis know who is here, and nobody else: it may have lost that, or have missed who went.
     async fn announce_users(
-        self: &Arc<Self>,
+        &self,
         mesa: &MesaApp,
-        cluster: &Cluster,
+        cluster: &ClusterHandles,
     ) -> Result<(), BusError> {
-        let keys = cluster.mesa_keys(mesa.app);
+        let keys = cluster.keys(mesa.app);
         let all: Vec<SmolStr> = mesa.users.lock().here.keys().cloned().collect();
         let mut slice = TimeSlice::begin();
 
@@ -558,7 +560,7 @@ impl Node {
                 // As long as it is held, nobody goes.
                 let mut users = mesa.users.lock();
                 let mut args = vec![
-                    self.mesa_name(),
+                    self.node_name(),
                     users.changes.to_string().into(),
                     mesa.exact(),
                 ];
@@ -603,7 +605,7 @@ impl Node {
             let users = mesa.users.lock();
             for (user, _) in page {
                 if !users.here.contains_key(user.as_str()) {
-                    self.mesa_gone(mesa.app, &user);
+                    self.gone(mesa.app, &user);
                 }
             }
         }
@@ -612,7 +614,11 @@ impl Node {
     }
 
     /// Stores again what was set aside for connections of this node that do not have it, or are gone.
-    async fn put_back_unknown(&self, mesa: &MesaApp, cluster: &Cluster) -> Result<(), BusError> {
+    async fn put_back_unknown(
+        &self,
+        mesa: &MesaApp,
+        cluster: &ClusterHandles,
+    ) -> Result<(), BusError> {
         self.put_back_all(mesa, cluster, self.id(), |id| {
             !mesa.users.lock().has_stored(id)
         })

@@ -22,11 +22,14 @@ mod quota;
 mod script;
 mod maintenance;
 
+use std::sync::Arc;
+
 use ahash::{AHashMap, AHashSet};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 use smol_str::{SmolStr, format_smolstr};
+use tokio::sync::watch;
 
 pub(crate) use self::{
     arriving::{MesaArrival, MesaTake},
@@ -34,19 +37,68 @@ pub(crate) use self::{
     portals::PortalNews,
 };
 use self::{giving_back::GivingBack, maintenance::Looks, portals::Portals};
-use super::{Cluster, Node};
+use super::{
+    CurrentPhase,
+    cluster::{Cluster, Membership, Task},
+};
 use crate::{
+    app::{App, Apps},
     bus::{Bus, Topic},
-    config::{MesaConfig, MesaSync},
+    config::{Config, MesaConfig, MesaSync},
+    history::History,
+    hub::Hub,
     id::{AppId, ConnectionId, NodeId},
+    limits::Limits,
+    log_limit::Lines,
     protocol::frame::Frame,
 };
 
-/// What a node knows of the clients and programs of Mesa of one app.
+/// Clients and programs of Mesa, of all apps that serve them. [`super::Node`] has it, and it does not have the node.
+///
+/// It owns what this node knows of each of these apps ([`MesaApp`]): the users here and what is on its way to them, the portals,
+/// and the messages that go back to Redis. It has what leads to Redis and to the other nodes ([`ClusterHandles`]). By the hub it
+/// places messages and closes connections, by the history it knows whether an app may store more.
+///
+/// Sessions call it for clients that come, confirm and go, and with news for portals. The consumer of programs' messages gives it
+/// what dispatchers and portals say, and the task that hears the bus asks which app that concerns. The node has it look how much is
+/// stored, and has it leave before the node does. All else it does in tasks of its own, several for each app ([`Mesa::tasks`]).
+#[derive(Debug)]
+pub(crate) struct Mesa {
+    served: Vec<Option<MesaApp>>,
+    cluster: Option<ClusterHandles>,
+    hub: Arc<Hub>,
+    apps: Arc<Apps>,
+    history: Arc<dyn History>,
+    phase: Arc<CurrentPhase>,
+}
+
+/// What it is made of.
+pub(super) struct MesaHandles<'a> {
+    pub(super) cluster: Option<&'a Cluster>,
+    pub(super) hub: &'a Arc<Hub>,
+    pub(super) apps: &'a Arc<Apps>,
+    pub(super) history: &'a Arc<dyn History>,
+    pub(super) phase: &'a Arc<CurrentPhase>,
+    pub(super) config: &'a Config,
+}
+
+/// What it has of the cluster, if a Redis is configured, by which programs reach this node.
+#[derive(Debug)]
+struct ClusterHandles {
+    bus: Arc<Bus>,
+    /// Who else is there, and who leads.
+    membership: Arc<Membership>,
+    /// Changes when Redis may have lost who is here, or this node which portals are there.
+    missed: watch::Receiver<()>,
+}
+
+/// What a node knows of the clients and programs of Mesa of one app. [`Mesa`] alone changes it.
 #[derive(Debug)]
 pub(crate) struct MesaApp {
     pub(crate) config: MesaConfig,
     app: AppId,
+    /// It may store only so many bytes.
+    has_quota: bool,
     /// Where dispatchers publish.
     dispatch: Topic,
     /// Where it is published what was decided.
@@ -112,7 +164,7 @@ impl Users {
 }
 
 impl MesaApp {
-    fn new(app: AppId, config: &MesaConfig) -> Self {
+    fn new(app: AppId, config: &MesaConfig, has_quota: bool) -> Self {
         // Names that Mesa's programs use as well.
         let named = |name: &str| {
             config.namespace.as_ref().map_or_else(
@@ -125,6 +177,7 @@ impl MesaApp {
         Self {
             config: config.clone(),
             app,
+            has_quota,
             dispatch: Topic::Raw(named("ws")),
             settled: Topic::Mesa(app),
             pool: Topic::Raw(named("available_portals_pool")),
@@ -236,34 +289,55 @@ pub(crate) enum MesaChannel {
     Portal,
 }
 
-/// The apps that serve clients of Mesa, by app.
-#[derive(Debug, Default)]
-pub(crate) struct MesaApps(Vec<Option<MesaApp>>);
+impl ClusterHandles {
+    fn keys(&self, app: AppId) -> Keys<'_> {
+        Keys {
+            bus: &self.bus,
+            home: Topic::App(app),
+        }
+    }
+}
 
-impl MesaApps {
-    pub(super) fn new<'c>(configs: impl Iterator<Item = Option<&'c MesaConfig>>) -> Self {
-        let apps = configs.enumerate().map(|(at, config)| {
+impl Mesa {
+    pub(super) fn new(handles: &MesaHandles<'_>) -> Self {
+        let served = handles.config.apps.values().enumerate();
+        let served = served.map(|(at, config)| {
             let app = AppId(at as u16);
-            config.map(|config| MesaApp::new(app, config))
+            let mesa = config.protocols.mesa.as_ref();
+            mesa.map(|mesa| MesaApp::new(app, mesa, config.max_stored_bytes.is_some()))
         });
-        Self(apps.collect())
+
+        let cluster = handles.cluster.map(|cluster| ClusterHandles {
+            bus: cluster.bus.clone(),
+            membership: cluster.membership.clone(),
+            missed: cluster.mesa_missed(),
+        });
+
+        Self {
+            served: served.collect(),
+            cluster,
+            hub: handles.hub.clone(),
+            apps: handles.apps.clone(),
+            history: handles.history.clone(),
+            phase: handles.phase.clone(),
+        }
     }
 
     /// The app, if it serves clients of Mesa.
     pub(crate) fn get(&self, app: AppId) -> Option<&MesaApp> {
-        self.0.get(usize::from(app.0))?.as_ref()
-    }
-
-    /// Whether no app serves them.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.all().next().is_none()
+        self.served.get(usize::from(app.0))?.as_ref()
     }
 
     fn all(&self) -> impl Iterator<Item = &MesaApp> {
-        self.0.iter().flatten()
+        self.served.iter().flatten()
     }
 
-    /// All channels of Redis that this node listens to for them.
+    /// The app, if it serves clients of Mesa and there is a Redis by which programs reach them.
+    fn in_redis(&self, app: AppId) -> Option<(&MesaApp, &ClusterHandles)> {
+        Some((self.get(app)?, self.cluster.as_ref()?))
+    }
+
+    /// All channels of Redis that this node listens to for Mesa's programs.
     pub(crate) fn topics(&self) -> impl Iterator<Item = &Topic> {
         self.all().flat_map(MesaApp::topics)
     }
@@ -280,26 +354,42 @@ impl MesaApps {
             Some((mesa.app, channel))
         })
     }
-}
 
-impl Node {
-    /// The app, if it serves clients of Mesa and there is a Redis by which programs reach them.
-    fn mesa_in_redis(&self, app: AppId) -> Option<(&MesaApp, &Cluster)> {
-        Some((self.mesa.get(app)?, self.cluster.as_ref()?))
+    /// What it does until the runtime ends, by name; nothing if no app serves Mesa's clients.
+    pub(crate) fn tasks(self: &Arc<Self>) -> impl Iterator<Item = (&'static str, Task)> {
+        let tasks: [(_, Task); 2] = [
+            (
+                "users of Mesa's programs",
+                Box::pin(self.clone().run_maintenance()),
+            ),
+            (
+                "messages of Mesa's programs",
+                Box::pin(self.clone().run_giving_back()),
+            ),
+        ];
+        let serves = self.all().next().is_some();
+        tasks.into_iter().filter(move |_| serves)
     }
 
     /// The name of this node in Redis.
-    fn mesa_name(&self) -> Bytes {
+    fn node_name(&self) -> Bytes {
         self.id().to_string().into()
     }
-}
 
-impl Cluster {
-    fn mesa_keys(&self, app: AppId) -> Keys<'_> {
-        Keys {
-            bus: &self.bus,
-            home: Topic::App(app),
-        }
+    fn id(&self) -> NodeId {
+        self.hub.context().node
+    }
+
+    fn limits(&self) -> &Limits {
+        &self.hub.context().limits
+    }
+
+    fn lines(&self) -> &Lines {
+        &self.hub.context().lines
+    }
+
+    fn app(&self, app: AppId) -> &App {
+        self.apps.get(app)
     }
 }
 

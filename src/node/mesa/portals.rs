@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::{super::Node, Cluster, MesaApp, MesaError};
+use super::{ClusterHandles, Mesa, MesaApp, MesaError};
 use crate::{
     bus::BusError,
     id::AppId,
@@ -127,10 +127,10 @@ impl PortalNews<'_> {
     }
 }
 
-impl Node {
+impl Mesa {
     /// Sends a portal news of a client, if there is one and the app has portals. Returns whether there is.
     pub(crate) fn tell_portal(&self, app: AppId, news: &PortalNews<'_>) -> bool {
-        let Some((mesa, cluster)) = self.mesa_in_redis(app) else {
+        let Some((mesa, cluster)) = self.in_redis(app) else {
             return false;
         };
         if !mesa.config.portal {
@@ -155,7 +155,7 @@ impl Node {
     /// [`MesaError::Unreadable`] if that is not a message of a portal.
     pub(crate) fn portal_said(&self, app: AppId, payload: &[u8]) -> Result<(), MesaError> {
         let Said { id, ready } = Said::read(payload)?;
-        if let Some(mesa) = self.mesa.get(app) {
+        if let Some(mesa) = self.get(app) {
             mesa.portals.lock().note(id, ready);
         }
         Ok(())
@@ -165,7 +165,7 @@ impl Node {
     pub(super) async fn read_portals(
         &self,
         mesa: &MesaApp,
-        cluster: &Cluster,
+        cluster: &ClusterHandles,
     ) -> Result<(), BusError> {
         if !mesa.config.portal {
             return Ok(());
@@ -174,7 +174,7 @@ impl Node {
         command.arg(cluster.bus.channel(&mesa.pool));
         let answer = cluster
             .bus
-            .command(&cluster.mesa_keys(mesa.app).home, command)
+            .command(&cluster.keys(mesa.app).home, command)
             .await?;
         let ids: Vec<String> = redis::from_redis_value(answer).unwrap_or_default();
         mesa.portals.lock().replace(ids);
