@@ -3,13 +3,13 @@
 
 use std::{collections::BTreeSet, thread};
 
-use fanfare::config::{MesaConfig, MesaSync};
+use fanfare::config::{AppConfig, MesaConfig, MesaSync};
 use serde_json::{Value, json};
 
 use crate::{
     cluster::{Cluster, Node, Settings},
     redis::{Proxy, RedisServer, Resp},
-    support::{Client, Received, eventually, signed},
+    support::{Client, Received, SECRET, eventually, signed, token_key},
 };
 
 const UNDELIVERED: &str = "undelivered_messages";
@@ -472,6 +472,51 @@ fn what_went_to_a_node_that_was_dying_is_stored() {
     }
     both[1].expect_nothing();
     assert_eq!(stored(&mut redis, "bob"), "");
+}
+
+/// Has Redis know a node that has gone, and a message that went there for ann.
+fn leave_behind(redis: &mut Resp, app: &str) {
+    let key = |name: &str| format!("fanfare:tests:{app}:all.{name}");
+    let gone = "0000008";
+    let held = json!([["ann", [format!("{gone}:1")]]]).to_string();
+    let list = json!([message(&json!(app))]).to_string();
+    let sent = ["XADD", &key("mesa-sent"), "*", "held", &held, "list", &list];
+    redis.call(&sent).unwrap();
+    redis.call(&["SADD", &key("mesa-nodes"), gone]).unwrap();
+}
+
+#[test]
+fn an_app_whose_messages_redis_refuses_holds_up_no_other() {
+    let server = RedisServer::start().unwrap();
+    let mut redis = Resp::connect(server.address()).unwrap();
+    // What is stored of the first app is not what it should be.
+    redis
+        .call(&["SET", "undelivered_messages_one", "1"])
+        .unwrap();
+    for app in ["one", "two"] {
+        leave_behind(&mut redis, app);
+    }
+    let settings = Settings::new(&server.url()).with("FANFARE_LIMIT_NODE_LEASE", "2s");
+    let node = Node::here_with(&settings, |config| {
+        for app in ["one", "two"] {
+            let mut served = AppConfig {
+                tokens: vec![token_key(SECRET)],
+                ..AppConfig::default()
+            };
+            served.protocols.mesa = Some(MesaConfig {
+                path: format!("/mesa-{app}"),
+                namespace: Some(app.into()),
+                ..MesaConfig::default()
+            });
+            config.apps.insert(app.to_owned(), served);
+        }
+    });
+    eventually("it is ready", || node.is_ready());
+
+    eventually("the other app's message is stored", || {
+        let list = redis.call(&["HGET", "undelivered_messages_two", "ann"]);
+        list.unwrap().text().contains("two")
+    });
 }
 
 /// A node that reaches Redis through a proxy.

@@ -12,12 +12,9 @@ use std::{
 use bytes::Bytes;
 use parking_lot::Mutex;
 use smol_str::SmolStr;
-use tokio::{
-    sync::{Notify, watch},
-    task::JoinSet,
-};
+use tokio::sync::{Notify, watch};
 
-use super::{ClusterHandles, Mesa, MesaApp, arg, delivering::head, script::GIVE_BACK};
+use super::{ClusterHandles, Mesa, MesaApp, arg, delivering::head, run_all, script::GIVE_BACK};
 use crate::{
     bus::BusError,
     id::AppId,
@@ -190,22 +187,8 @@ impl Mesa {
 
     /// Gives back what there is of each app, until the runtime ends. Runs on a `LocalSet`.
     pub(super) async fn run_giving_back(self: Arc<Self>) {
-        let mut apps = JoinSet::new();
-        for mesa in self.all().filter(|mesa| mesa.has_sync()) {
-            apps.spawn_local(self.clone().give_back_of(mesa.app));
-        }
-
-        while let Some(ended) = apps.join_next().await {
-            if let Err(error) = ended
-                && let Ok(panic) = error.try_into_panic()
-            {
-                // As if all was one task, which the server cannot go on without.
-                std::panic::resume_unwind(panic);
-            }
-        }
-
-        // No app has messages that are stored.
-        std::future::pending::<()>().await;
+        let apps = self.all().filter(|mesa| mesa.has_sync());
+        run_all(apps.map(|mesa| self.clone().give_back_of(mesa.app))).await;
     }
 
     async fn give_back_of(self: Arc<Self>, app: AppId) {

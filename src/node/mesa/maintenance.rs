@@ -14,6 +14,7 @@ use super::{
     arriving::put_back,
     delivering::UserAtNodes,
     giving_back::{GivenBack, GoesTo},
+    run_all,
     script::{ANNOUNCE, CHECK, LOOK, LOOKED, REAP},
 };
 use crate::{
@@ -120,9 +121,11 @@ fn join(all: &mut Vec<u8>, more: &[u8]) {
     }
 }
 
-/// What one task knows of the app between its rounds.
-#[derive(Debug, Default)]
+/// What the task of an app knows between its rounds.
+#[derive(Debug)]
 struct Round {
+    /// Redis may have lost who is here, or this node which portals are there.
+    has_missed: bool,
     /// Nodes that had users and no lease at the last look.
     suspects: Vec<NodeId>,
     /// Rounds in which Redis had another number of users here than there are.
@@ -131,37 +134,52 @@ struct Round {
     may_be_parked: bool,
 }
 
+impl Round {
+    fn first() -> Self {
+        Self {
+            // Nothing is known of portals yet.
+            has_missed: true,
+            suspects: Vec::new(),
+            differs: 0,
+            may_be_parked: false,
+        }
+    }
+}
+
 impl Mesa {
-    /// Looks after the users of this node in Redis, and after those of nodes that have gone, until the runtime ends.
+    /// Looks after the users of this node in Redis, and after those of nodes that have gone, until the runtime ends. No app waits for
+    /// another: what Redis refuses of one may hold that one up for minutes. Runs on a `LocalSet`.
     pub(super) async fn run_maintenance(self: Arc<Self>) {
-        let Some(cluster) = &self.cluster else { return };
-        let mut missed = cluster.missed.clone();
-        let mut rounds: AHashMap<AppId, Round> = AHashMap::new();
+        let apps = self.all().map(|mesa| self.clone().maintain(mesa.app));
+        run_all(apps).await;
+    }
+
+    async fn maintain(self: Arc<Self>, app: AppId) {
+        let Some((mesa, cluster)) = self.in_redis(app) else {
+            return;
+        };
+
         let mut ticks = tokio::time::interval(MESA_TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let every = self.limits().node_lease / 5;
-        let mut checked: Option<Instant> = None;
+        let (mut checked, mut round) = (None::<Instant>, Round::first());
+        let mut missed = cluster.missed.clone();
 
-        // Nothing is known of portals yet.
-        let mut has_missed = true;
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
-                Ok(()) = missed.changed() => has_missed = true,
+                Ok(()) = missed.changed() => round.has_missed = true,
             }
 
             let is_due = checked.is_none_or(|checked| checked.elapsed() >= every);
-            let mut is_behind = false;
-            for mesa in self.all() {
-                let round = rounds.entry(mesa.app).or_default();
-                let maintained = self.maintain_app(mesa, cluster, round, (has_missed, is_due));
-                if let Err(error) = maintained.await {
-                    is_behind = true;
+            let maintained = self.maintain_app(mesa, cluster, &mut round, is_due);
+            match maintained.await {
+                Ok(()) => round.has_missed = false,
+                Err(error) => {
                     tracing::debug!(%error, "the users of Mesa's programs in Redis are not up to date");
                 }
             }
 
-            has_missed &= is_behind;
             if is_due {
                 checked = Some(Instant::now());
             }
@@ -173,7 +191,7 @@ impl Mesa {
         mesa: &MesaApp,
         cluster: &ClusterHandles,
         round: &mut Round,
-        (has_missed, is_due): (bool, bool),
+        is_due: bool,
     ) -> Result<(), BusError> {
         if mesa.has_sync() {
             self.look_again(mesa, cluster).await?;
@@ -186,13 +204,13 @@ impl Mesa {
             put_back?;
         }
 
-        round.may_be_parked |= has_missed && mesa.is_full();
+        round.may_be_parked |= round.has_missed && mesa.is_full();
         // A node that leaves may have just left them to dispatchers itself.
         if round.may_be_parked && self.phase.get() != Phase::Draining {
             round.may_be_parked = !self.restore(mesa, cluster).await?;
         }
 
-        if has_missed {
+        if round.has_missed {
             self.read_portals(mesa, cluster).await?;
             self.announce_users(mesa, cluster).await?;
         }

@@ -29,7 +29,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 use smol_str::{SmolStr, format_smolstr};
-use tokio::sync::watch;
+use tokio::{sync::watch, task::JoinSet};
 
 pub(crate) use self::{
     arriving::{MesaArrival, MesaTake},
@@ -391,6 +391,26 @@ impl Mesa {
     fn app(&self, app: AppId) -> &App {
         self.apps.get(app)
     }
+}
+
+/// Runs a task for each app until the runtime ends. A panic in one of them is one of the caller. Runs on a `LocalSet`.
+async fn run_all(apps: impl Iterator<Item = impl Future<Output = ()> + 'static>) {
+    let mut tasks = JoinSet::new();
+    for app in apps {
+        tasks.spawn_local(app);
+    }
+
+    while let Some(ended) = tasks.join_next().await {
+        if let Err(error) = ended
+            && let Ok(panic) = error.try_into_panic()
+        {
+            // As if all was one task, which the server cannot go on without.
+            std::panic::resume_unwind(panic);
+        }
+    }
+
+    // There is nothing to do for any app.
+    std::future::pending::<()>().await;
 }
 
 /// A user or a message as an argument of a script.
