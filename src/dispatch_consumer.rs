@@ -22,7 +22,10 @@ use tokio::{
     time::MissedTickBehavior,
 };
 
-use self::pending::{Message, PendingDispatches};
+use self::{
+    mesa::Lead,
+    pending::{Message, PendingDispatches},
+};
 use crate::{
     http::{
         body,
@@ -52,6 +55,9 @@ struct Work {
     pending: PendingDispatches,
     /// The same of Mesa's dispatchers.
     mesa: PendingDispatches,
+    /// Whether this node may decide about those, and how often it has taken the lead for that.
+    lead: Lead,
+    leads_taken: u64,
     /// Messages that are being done, each begun when all that it stores of the one before is on its way.
     under_way: JoinSet<Done>,
     /// Their bytes.
@@ -99,6 +105,8 @@ impl Work {
             app,
             pending: PendingDispatches::default(),
             mesa: PendingDispatches::default(),
+            lead: Lead::default(),
+            leads_taken: 0,
             under_way: JoinSet::new(),
             bytes: 0,
             complained: AHashMap::new(),

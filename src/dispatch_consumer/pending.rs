@@ -18,6 +18,8 @@ pub(super) struct Message {
     pub(super) text: Bytes,
     /// By which the nodes name it.
     pub(super) digest: String,
+    /// How much of it is done: for so many of those whom it names, the first of them.
+    pub(super) done: usize,
     heard: Instant,
 }
 
@@ -26,6 +28,7 @@ impl Message {
         Self {
             text,
             digest,
+            done: 0,
             heard,
         }
     }
@@ -88,6 +91,20 @@ impl PendingDispatches {
         }
     }
 
+    /// Notes that a part of a message was done, for its first `count` users. Of several that are alike it is the oldest.
+    pub(super) fn done_in_part(&mut self, digest: &str, count: usize) {
+        let mut messages = self.messages.iter_mut();
+        if let Some(message) = messages.find(|message| message.digest == digest) {
+            message.done = count;
+        }
+    }
+
+    /// Holds a message again that was the oldest.
+    pub(super) fn put_back(&mut self, message: Message) {
+        self.bytes += message.text.len();
+        self.messages.push_front(message);
+    }
+
     /// Takes the oldest.
     pub(super) fn next(&mut self) -> Option<Message> {
         let message = self.messages.pop_front()?;
@@ -142,6 +159,27 @@ mod tests {
         pending.done("b".to_owned(), now);
         pending.hold(message("b", now + EARLY + Duration::from_secs(1)));
         assert_eq!(rest(&mut pending), ["b"], "so late it is another one");
+    }
+
+    #[test]
+    fn what_is_done_in_part_goes_on_from_there_and_stays_the_oldest() {
+        let now = Instant::now();
+        let mut pending = PendingDispatches::default();
+        for text in ["a", "b", "b"] {
+            pending.hold(message(text, now));
+        }
+        let first = pending.next().unwrap();
+        pending.done_in_part("b", 500);
+        pending.done_in_part("gone", 500);
+        pending.put_back(first);
+        assert_eq!(pending.bytes, 3);
+        let all = std::iter::from_fn(|| pending.next());
+        let done: Vec<_> = all.map(|one| (one.digest, one.done)).collect();
+        let expected = [("a", 0), ("b", 500), ("b", 0)];
+        assert_eq!(
+            done,
+            expected.map(|(digest, done)| (digest.to_owned(), done))
+        );
     }
 
     #[test]

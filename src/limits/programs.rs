@@ -48,6 +48,10 @@ pub const MESA_GIVEN_BACK_AGAIN: Duration = Duration::from_millis(250);
 /// Users in one script of Mesa's, so that Redis goes on to others in between.
 pub const MESA_SETTLED_TOGETHER: usize = 500;
 
+/// How long the node that leads waits to hear of itself that it decides, before it says so again. It hears it as it hears messages,
+/// which Redis has sent before; that takes a round trip.
+pub const MESA_LEAD_AGAIN: Duration = Duration::from_secs(2);
+
 /// Messages in one look at those that went to a node that has gone.
 pub const MESA_SENT_PAGE: usize = 100;
 

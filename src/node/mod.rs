@@ -39,8 +39,8 @@ pub(crate) use identity::REVOKED;
 pub use identity::{ReplaceReceipt, RevokeReceipt};
 use mesa::MesaHandles;
 pub(crate) use mesa::{
-    Mesa, MesaApp, MesaArrival, MesaChannel, MesaError, MesaTake, PortalNews,
-    Settled as MesaSettled,
+    Mesa, MesaApp, MesaArrival, MesaChannel, MesaError, MesaTake, NotSettled as MesaNotSettled,
+    PortalNews, Progress as MesaProgress, Settled as MesaSettled,
 };
 pub(crate) use presence::LocalResume;
 pub(crate) use protocols::{Protocols, ServedProtocol};

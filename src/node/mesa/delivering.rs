@@ -11,10 +11,10 @@ use super::{
         NodeError, Target,
         look::{close_all, user_connections},
     },
-    Captured, Mesa, MesaApp, arg,
+    Captured, ClusterHandles, Mesa, MesaApp, arg,
     arriving::Capture,
     giving_back::{GivenBack, GoesTo},
-    script::SETTLE,
+    script::{PASS_ON, SETTLE, TAKE_LEAD},
 };
 use crate::{
     bus::BusError,
@@ -34,7 +34,7 @@ use crate::{
 const DISCONNECT: &str = "DISCONNECT_CLIENT";
 
 /// What a publication of a decided message begins with, on a line of its own.
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Debug, Default, Deserialize, Serialize)]
 struct Head {
     /// Which node has decided.
     #[serde(default)]
@@ -45,6 +45,12 @@ struct Head {
     /// Names the message, with the last publication of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     done: Option<String>,
+    /// Names the message, with any publication of it but the last, and says about how many of its users it is decided by now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    part: Option<(String, usize)>,
+    /// There is no message: the node has taken the lead, and says how often it has by now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    lead: Option<u64>,
     /// It is for all whom the message names, wherever they are.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     all: bool,
@@ -67,6 +73,15 @@ struct Before {
     is_kept: bool,
     /// See [`Users::change`](super::Users::change).
     change: Option<u64>,
+}
+
+/// A message as it is decided about for some of its users.
+struct Part {
+    message: Bytes,
+    /// As it is stored; nothing if it is not to be.
+    list: Bytes,
+    /// Bytes that may be stored for one user.
+    most: usize,
 }
 
 /// What became of decided messages.
@@ -95,22 +110,75 @@ impl<'a> Settled<'a> {
         })
     }
 
-    /// The digest of the message, if that was the last of it and another node than `node` has decided.
-    pub(crate) fn done(&self, node: NodeId) -> Option<String> {
-        let is_own = self.head.by == node.to_string();
-        self.head.done.clone().filter(|_| !is_own)
+    /// How far another node than `node` has decided about a message, if that is what it says.
+    pub(crate) fn progress(&self, node: NodeId) -> Option<Progress<'_>> {
+        if self.is_by(node) {
+            return None;
+        }
+        match &self.head {
+            Head {
+                done: Some(digest), ..
+            } => Some(Progress::Done(digest)),
+            Head {
+                part: Some((digest, users)),
+                ..
+            } => Some(Progress::Part(digest, *users)),
+            _ => None,
+        }
+    }
+
+    /// How often `node` has taken the lead by now, if this says that it has.
+    pub(crate) fn takes_lead(&self, node: NodeId) -> Option<u64> {
+        self.head.lead.filter(|_| self.is_by(node))
+    }
+
+    fn is_by(&self, node: NodeId) -> bool {
+        self.head.by == node.to_string()
     }
 }
 
-pub(super) fn head(by: NodeId, done: Option<&str>, all: bool) -> Bytes {
-    let head = Head {
-        by: by.to_string(),
-        look: false,
-        done: done.map(str::to_owned),
-        all,
-    };
-    // Strings always serialize.
-    serde_json::to_vec(&head).unwrap_or_default().into()
+/// How far it was decided about the message with a digest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Progress<'a> {
+    /// About so many of its users, the first of them.
+    Part(&'a str, usize),
+    /// About all of it.
+    Done(&'a str),
+}
+
+/// Why it was not decided about a message, or not about all of it.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NotSettled {
+    /// Another node decides now. About so many of the message's users it was decided before that.
+    #[error("another node decides about messages")]
+    Superseded(usize),
+    /// Parts of it, or all of it, may have been decided.
+    #[error(transparent)]
+    Bus(#[from] BusError),
+}
+
+impl Head {
+    fn of(by: NodeId) -> Self {
+        Self {
+            by: by.to_string(),
+            ..Self::default()
+        }
+    }
+
+    fn bytes(&self) -> Bytes {
+        // Strings and numbers always serialize.
+        serde_json::to_vec(self).unwrap_or_default().into()
+    }
+}
+
+/// What a publication begins with that decides about nothing, and only goes on to where the users are.
+pub(super) fn head(by: NodeId) -> Bytes {
+    Head::of(by).bytes()
+}
+
+/// For how many there was no room, as [`SETTLE`] says. Nothing if another node decides.
+fn full(answer: redis::Value) -> Option<u64> {
+    u64::try_from(redis::from_redis_value::<i64>(answer).unwrap_or(0)).ok()
 }
 
 impl MesaApp {
@@ -125,16 +193,46 @@ impl MesaApp {
 }
 
 impl Mesa {
-    /// Decides about a message for all nodes; see [`SETTLE`].
+    /// Takes the lead in deciding about messages. Once this node hears that, with `count` ([`Settled::takes_lead`]), it has heard of
+    /// all that was decided before.
     ///
     /// # Errors
-    /// [`BusError`]: parts of it, or all of it, may have been decided.
+    /// [`BusError`]: it may have taken the lead.
+    pub(crate) async fn take_lead(&self, app: AppId, count: u64) -> Result<(), BusError> {
+        let Some((mesa, cluster)) = self.in_redis(app) else {
+            return Ok(());
+        };
+
+        let keys = cluster.keys(app);
+        let head = Head {
+            lead: Some(count),
+            // For nodes that do not know of this: there is nothing to look for.
+            look: true,
+            ..Head::of(self.id())
+        };
+        let publication = [&*head.bytes(), b"\n[]\n"].concat();
+        let args = vec![
+            self.node_name(),
+            cluster.bus.channel(&mesa.settled).into(),
+            publication.into(),
+        ];
+        let taking = cluster
+            .bus
+            .eval(&TAKE_LEAD, &keys.home, vec![keys.lead()], args);
+        taking.await.map(|_| ())
+    }
+
+    /// Decides about a message for all nodes; see [`SETTLE`]. About the first `before` of its users it was decided already.
+    ///
+    /// # Errors
+    /// [`NotSettled`].
     pub(crate) async fn settle(
         &self,
         app: AppId,
         payload: &[u8],
         digest: &str,
-    ) -> Result<Decided, BusError> {
+        before: usize,
+    ) -> Result<Decided, NotSettled> {
         let (Some((mesa, cluster)), Ok(dispatched)) =
             (self.in_redis(app), Dispatched::read(payload))
         else {
@@ -144,69 +242,113 @@ impl Mesa {
         // Everyone is wherever they are, and nothing is stored for all: nobody has to look them up.
         let users = match &dispatched.to {
             Recipients::Users(users) if dispatched.message.op != INTERNAL => users,
-            _ => {
-                let parts = [&*head(self.id(), Some(digest), true), b"\n[]\n", payload];
-                let published = cluster.bus.publish(&mesa.settled, parts.concat().into());
-                return published.await.map(|_| Decided::default());
-            }
+            _ => return self.pass_on(mesa, cluster, payload, digest).await,
         };
 
-        let keys = cluster.keys(app);
         let list = mesa.list(&dispatched);
-
-        // The users for whom it is are separate from it: there may be thousands, and each part has only its own.
-        let text = dispatched.text;
-        let message = Bytes::from(format!("{{\"message\":{text},\"recipients\":[]}}"));
         let mut decided = Decided::default();
         if !list.is_empty() {
             decided.over_quota = self.history.check_quota(app).err();
         }
 
-        let most = match decided.over_quota {
-            None => MESA_STORED_BYTES,
-            Some(_) => 0,
+        // The users for whom it is are separate from it: there may be thousands, and each part has only its own.
+        let text = dispatched.text;
+        let part = Part {
+            message: format!("{{\"message\":{text},\"recipients\":[]}}").into(),
+            list,
+            most: match decided.over_quota {
+                None => MESA_STORED_BYTES,
+                Some(_) => 0,
+            },
         };
 
-        let mut rest = &users[..];
+        let mut at = before.min(users.len());
         loop {
-            let (some, more) = rest.split_at(rest.len().min(MESA_SETTLED_TOGETHER));
-            rest = more;
-            let done = rest.is_empty().then_some(digest);
-
-            let mut args = vec![
-                keys.prefix(),
-                keys.gone(),
-                cluster.bus.channel(&mesa.settled).into(),
-                head(self.id(), done, false),
-                message.clone(),
-                list.clone(),
-                arg(if mesa.config.sync == MesaSync::Dispatcher {
-                    "1"
-                } else {
-                    "0"
-                }),
-                most.to_string().into(),
-                // Until it is certain whether a node that it has gone to was alive.
-                (4 * self.limits().node_lease.as_millis())
-                    .to_string()
-                    .into(),
-            ];
-
-            args.extend(some.iter().map(|user| arg(user)));
-            let names = vec![
-                mesa.connected.clone(),
-                mesa.undelivered.clone(),
-                keys.nodes(),
-                keys.sent(),
-            ];
+            let rest = &users[at..];
+            let some = &rest[..rest.len().min(MESA_SETTLED_TOGETHER)];
+            let next = at + some.len();
+            let is_last = next == users.len();
+            let digest = digest.to_owned();
+            let head = Head {
+                done: is_last.then(|| digest.clone()),
+                part: (!is_last).then_some((digest, next)),
+                ..Head::of(self.id())
+            };
 
             // One after another: the last one says that the message is done.
-            let full = cluster.bus.eval(&SETTLE, &keys.home, names, args).await?;
-            decided.full += redis::from_redis_value::<u64>(full).unwrap_or(0);
-            if rest.is_empty() {
+            let answer = self.settle_part(mesa, cluster, &part, &head, some).await?;
+            decided.full += full(answer).ok_or(NotSettled::Superseded(at))?;
+            if is_last {
                 return Ok(decided);
             }
+            at = next;
         }
+    }
+
+    /// Decides about a message for some of its users.
+    fn settle_part(
+        &self,
+        mesa: &MesaApp,
+        cluster: &ClusterHandles,
+        part: &Part,
+        head: &Head,
+        users: &[String],
+    ) -> impl Future<Output = Result<redis::Value, BusError>> + use<> {
+        let keys = cluster.keys(mesa.app);
+        let is_exact = mesa.config.sync == MesaSync::Dispatcher;
+        let mut args = vec![
+            self.node_name(),
+            keys.prefix(),
+            keys.gone(),
+            cluster.bus.channel(&mesa.settled).into(),
+            head.bytes(),
+            part.message.clone(),
+            part.list.clone(),
+            arg(if is_exact { "1" } else { "0" }),
+            part.most.to_string().into(),
+            // Until it is certain whether a node that it has gone to was alive.
+            (4 * self.limits().node_lease.as_millis())
+                .to_string()
+                .into(),
+        ];
+
+        args.extend(users.iter().map(|user| arg(user)));
+        let names = vec![
+            mesa.connected.clone(),
+            mesa.undelivered.clone(),
+            keys.nodes(),
+            keys.sent(),
+            keys.lead(),
+        ];
+        cluster.bus.eval(&SETTLE, &keys.home, names, args)
+    }
+
+    /// Has all nodes carry a message out.
+    async fn pass_on(
+        &self,
+        mesa: &MesaApp,
+        cluster: &ClusterHandles,
+        payload: &[u8],
+        digest: &str,
+    ) -> Result<Decided, NotSettled> {
+        let keys = cluster.keys(mesa.app);
+        let head = Head {
+            all: true,
+            done: Some(digest.to_owned()),
+            ..Head::of(self.id())
+        };
+        let args = vec![
+            self.node_name(),
+            cluster.bus.channel(&mesa.settled).into(),
+            [&*head.bytes(), b"\n[]\n", payload].concat().into(),
+        ];
+        let passing = cluster
+            .bus
+            .eval(&PASS_ON, &keys.home, vec![keys.lead()], args);
+        let answer = full(passing.await?);
+        answer
+            .ok_or(NotSettled::Superseded(0))
+            .map(|_| Decided::default())
     }
 
     /// Delivers a decided message to the connections here that it is for.
@@ -444,20 +586,53 @@ mod tests {
     #[test]
     fn what_was_decided_is_read_back() {
         let node = NodeId(7);
-        let of = |places: &str| {
-            let head = head(node, Some("d"), false);
-            [&head[..], b"\n", places.as_bytes(), b"\n{\n}"].concat()
+        let of = |head: Head, places: &str| {
+            [&head.bytes()[..], b"\n", places.as_bytes(), b"\n{\n}"].concat()
         };
-        let payload = of(r#"[["ann",["a","b"]]]"#);
+        let done = |places: &str| {
+            let done = Some("d".to_owned());
+            of(
+                Head {
+                    done,
+                    ..Head::of(node)
+                },
+                places,
+            )
+        };
+        let payload = done(r#"[["ann",["a","b"]]]"#);
         let settled = Settled::read(&payload).unwrap();
         let nodes = vec!["a".to_owned(), "b".to_owned()];
         assert_eq!(settled.places, [("ann".to_owned(), nodes)]);
         assert_eq!(settled.message, b"{\n}");
-        assert_eq!(settled.done(node), None, "it knows");
-        assert_eq!(settled.done(NodeId(8)).as_deref(), Some("d"));
-        assert!(Settled::read(&of("{}")).unwrap().places.is_empty());
+        assert_eq!(settled.progress(node), None, "it knows");
+        assert_eq!(settled.progress(NodeId(8)), Some(Progress::Done("d")));
+        assert_eq!(settled.takes_lead(node), None);
+        assert!(Settled::read(&done("{}")).unwrap().places.is_empty());
         for wrong in [&b""[..], b"{}", b"{}\n[]", b"x\n[]\n"] {
             assert!(Settled::read(wrong).is_none());
         }
+
+        let part = Some(("d".to_owned(), 500));
+        let payload = of(
+            Head {
+                part,
+                ..Head::of(node)
+            },
+            "[]",
+        );
+        let settled = Settled::read(&payload).unwrap();
+        assert_eq!(settled.progress(NodeId(8)), Some(Progress::Part("d", 500)));
+
+        let lead = Some(3);
+        let payload = of(
+            Head {
+                lead,
+                ..Head::of(node)
+            },
+            "[]",
+        );
+        let settled = Settled::read(&payload).unwrap();
+        assert_eq!(settled.takes_lead(node), Some(3));
+        assert_eq!(settled.takes_lead(NodeId(8)), None, "another one leads");
     }
 }

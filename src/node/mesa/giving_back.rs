@@ -234,7 +234,7 @@ impl Mesa {
                 cluster.bus.channel(&mesa.settled).into(),
                 MESA_STORED_BYTES.to_string().into(),
                 self.node_name(),
-                head(self.id(), None, false),
+                head(self.id()),
             ];
 
             let args = fixed.into_iter().chain(batch.flat_map(GivenBack::args));

@@ -10,8 +10,9 @@
 //! others are. Redis carries them out one after another, so a message is stored before a user comes, or it comes to the
 //! node that the user has come to. It waits there until the user is let in ([`MesaArrival`]).
 //!
-//! One node decides: the one that leads, as with the dispatch channel of programs. Without sync nothing is stored, and every
-//! node delivers what it hears.
+//! One node decides: the one that leads, as with the dispatch channel of programs. Before it does, it takes the lead in Redis
+//! ([`script::TAKE_LEAD`]), and waits until it hears that itself. By then it has heard of all that the node before has decided, and
+//! what that node is late with does nothing. Without sync nothing is stored, and every node delivers what it hears.
 
 mod arriving;
 mod delivering;
@@ -33,7 +34,7 @@ use tokio::{sync::watch, task::JoinSet};
 
 pub(crate) use self::{
     arriving::{MesaArrival, MesaTake},
-    delivering::{MesaError, Settled},
+    delivering::{MesaError, NotSettled, Progress, Settled},
     portals::PortalNews,
 };
 use self::{giving_back::GivingBack, maintenance::Looks, portals::Portals};
@@ -238,6 +239,11 @@ impl Keys<'_> {
     /// Messages that have gone to nodes, and to which.
     fn sent(&self) -> Vec<u8> {
         self.named("mesa-sent")
+    }
+
+    /// Which node decides about messages.
+    fn lead(&self) -> Vec<u8> {
+        self.named("mesa-lead")
     }
 
     /// When each node was there last.

@@ -135,15 +135,19 @@ return 1
     ///
     /// What goes to nodes is stored for a while, in case that one of them is dying.
     ///
-    /// KEYS: the connected, what is stored, the nodes, what has gone to nodes.
-    /// ARGV: prefix of the nodes' users, prefix of those who have just gone, the channel, the head of the publication, the
+    /// Nothing happens if another node decides now ([`TAKE_LEAD`]).
+    ///
+    /// KEYS: the connected, what is stored, the nodes, what has gone to nodes, which node decides.
+    /// ARGV: the node, prefix of the nodes' users, prefix of those who have just gone, the channel, the head of the publication, the
     /// message, the list to be stored or nothing, 1 if only messages are to be stored whose dispatcher found the user connected,
-    /// most bytes, for how many milliseconds it is kept, and the users. Returns for how many there was no room.
+    /// most bytes, for how many milliseconds it is kept, and the users. Returns for how many there was no room, or -1 if another node
+    /// decides.
     SETTLE = r"
-local connected, undelivered, nodes, sent = unpack(KEYS)
-local prefix, gone, channel, head, message, list, exact, most, kept = unpack(ARGV, 1, 9)
+local connected, undelivered, nodes, sent, lead = unpack(KEYS)
+local node, prefix, gone, channel, head, message, list, exact, most, kept = unpack(ARGV, 1, 10)
+if redis.call('GET', lead) ~= node then return -1 end
 local held, full = {}, 0
-for at = 10, #ARGV do
+for at = 11, #ARGV do
   local user = ARGV[at]
   local found = places(nodes, prefix, user, '')
   if #found > 0 then
@@ -162,6 +166,26 @@ if list ~= '' and #held > 0 then
   redis.call('PEXPIRE', sent, 2 * kept)
 end
 return full
+";
+
+    /// A message is for all whom it names, wherever they are: it is published for all nodes, unless another node decides.
+    ///
+    /// KEYS: which node decides. ARGV: the node, the channel, the publication. Returns 0, or -1 if another node decides.
+    PASS_ON = r"
+local node, channel, publication = unpack(ARGV)
+if redis.call('GET', KEYS[1]) ~= node then return -1 end
+redis.call('PUBLISH', channel, publication)
+return 0
+";
+
+    /// From now on only this node decides about messages: what another one is about to decide does nothing. The publication comes
+    /// to this node after all that was decided before.
+    ///
+    /// KEYS: which node decides. ARGV: the node, the channel, the publication.
+    TAKE_LEAD = r"
+redis.call('SET', KEYS[1], ARGV[1])
+redis.call('PUBLISH', ARGV[2], ARGV[3])
+return 1
 ";
 
     /// Messages for users have come to a node, and have not reached them. Those that are stored are found by a look where their

@@ -37,6 +37,9 @@ struct State {
     /// Connections by which scripts were run, and whether those forward nothing.
     scripted: HashSet<u64>,
     scripts_are_frozen: bool,
+    /// The same of connections that have subscribed to something.
+    subscribed: HashSet<u64>,
+    messages_are_frozen: bool,
     /// A request whose answer is to be lost, and how many were.
     loses: Option<Vec<u8>>,
     lost: u64,
@@ -53,7 +56,9 @@ struct State {
 
 impl State {
     fn is_frozen(&self, number: u64) -> bool {
-        number < self.frozen_below || self.scripts_are_frozen && self.scripted.contains(&number)
+        number < self.frozen_below
+            || self.scripts_are_frozen && self.scripted.contains(&number)
+            || self.messages_are_frozen && self.subscribed.contains(&number)
     }
 }
 
@@ -86,6 +91,8 @@ impl Proxy {
             frozen_below: 0,
             scripted: HashSet::new(),
             scripts_are_frozen: false,
+            subscribed: HashSet::new(),
+            messages_are_frozen: false,
             loses: None,
             lost: 0,
             losing: HashSet::new(),
@@ -129,6 +136,11 @@ impl Proxy {
         self.shared.state().scripts_are_frozen = true;
     }
 
+    /// Forwards nothing on connections that have subscribed to something: no message comes, and commands are answered.
+    pub fn freeze_messages(&self) {
+        self.shared.state().messages_are_frozen = true;
+    }
+
     /// Loses the answer to the next request that contains `part`, with the connection. All connections are frozen then.
     pub fn lose_answer(&self, part: &[u8]) {
         self.shared.state().loses = Some(part.to_vec());
@@ -147,7 +159,8 @@ impl Proxy {
     /// Forwards again, and first what has come meanwhile.
     pub fn thaw(&self) {
         let mut state = self.shared.state();
-        (state.frozen_below, state.scripts_are_frozen) = (0, false);
+        state.frozen_below = 0;
+        (state.scripts_are_frozen, state.messages_are_frozen) = (false, false);
         drop(state);
         self.shared.thawed.notify_all();
     }
@@ -212,6 +225,13 @@ fn join(client: TcpStream, shared: &Arc<Shared>) -> io::Result<()> {
     Ok(())
 }
 
+/// Whether one of the requests is to subscribe to something. Others may have that word as an argument.
+fn subscribes(requests: &[u8]) -> bool {
+    let lines: Vec<&[u8]> = requests.split(|byte| *byte == b'\n').collect();
+    let is_command = |lines: &[&[u8]]| lines[0].starts_with(b"*") && lines[2] == b"SUBSCRIBE\r";
+    lines.windows(3).any(is_command)
+}
+
 /// Forwards until either side ends, and then ends both.
 fn pump(mut from: TcpStream, mut to: TcpStream, shared: &Shared, number: u64, is_received: bool) {
     let mut buffer = vec![0; 64 * 1024];
@@ -219,6 +239,9 @@ fn pump(mut from: TcpStream, mut to: TcpStream, shared: &Shared, number: u64, is
         let read = from.read(&mut buffer).unwrap_or(0);
         if !is_received && buffer[..read].windows(7).any(|word| word == b"EVALSHA") {
             shared.state().scripted.insert(number);
+        }
+        if !is_received && subscribes(&buffer[..read]) {
+            shared.state().subscribed.insert(number);
         }
         let delay = shared.state().delay;
         thread::sleep(delay);
