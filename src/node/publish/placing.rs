@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Instant};
 
 use smol_str::SmolStr;
 
-use super::{Admitted, Prepared, preparing::Durability};
+use super::{Admitted, Begun, Prepared, preparing::Durability};
 use crate::{
     history::{Key, New, Retention},
     hub::{Permit, Reach, Recipients, RemainingScan, ScanPermit, Selection},
@@ -90,10 +90,8 @@ impl Node {
         receipt
     }
 
-    pub(super) async fn carry_out(
-        self: Arc<Self>,
-        admitted: Admitted,
-    ) -> Result<Receipt, NodeError> {
+    /// Carries out what was admitted. Only the other nodes' part of it has yet to be waited for ([`Node::end`]).
+    pub(super) async fn carry_out(self: Arc<Self>, admitted: Admitted) -> Result<Begun, NodeError> {
         let Admitted {
             prepared,
             reach,
@@ -104,7 +102,13 @@ impl Node {
         if prepared.comes_by_bus() {
             // It is admitted when it comes back. Until then, others may have these places.
             drop((scan_permit, permit));
-            return self.publish_durable(prepared, None).await;
+            let app = prepared.selection.app;
+            let receipt = self.publish_durable(prepared, None).await?;
+            return Ok(Begun {
+                app,
+                receipt,
+                sent: None,
+            });
         }
 
         let Prepared {
@@ -166,9 +170,12 @@ impl Node {
 
         drop((scan_permit, permit));
         self.note_placed(&selection, began, &receipt);
-        self.sent(selection.app, sent, &mut receipt).await;
 
-        Ok(receipt)
+        Ok(Begun {
+            app: selection.app,
+            receipt,
+            sent,
+        })
     }
 
     /// Appends an event to the history of its channel, and places it before the channel's next one.
