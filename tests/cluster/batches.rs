@@ -59,3 +59,29 @@ fn items_that_are_not_stored_do_not_wait_for_redis_one_after_another() {
     });
     nothing_more(&cluster[0], &mut [far, near]);
 }
+
+#[test]
+fn each_stored_item_is_waited_for_as_long_as_if_it_were_alone() {
+    let (proxy, cluster) = patient(Duration::from_secs(3));
+    let [mut far, mut near] = members(&cluster, "room");
+
+    // Redis answers, and what it sends to the second node waits.
+    proxy.freeze_messages();
+    thread::scope(|scope| {
+        let batch = scope.spawn(|| results(&cluster[1], &items("room", AT_ONCE + 1)));
+        // The last one is sent when the first was waited for in vain.
+        (0..=AT_ONCE).for_each(|n| assert_eq!(event(&mut far)["data"], n));
+        proxy.thaw();
+
+        let matched: Vec<Value> = batch
+            .join()
+            .unwrap()
+            .iter()
+            .map(|receipt| receipt["matched"].clone())
+            .collect();
+        assert_eq!(matched[0], 0);
+        assert_eq!(matched[AT_ONCE], 1, "{matched:?}");
+    });
+    (0..=AT_ONCE).for_each(|n| assert_eq!(event(&mut near)["data"], n));
+    nothing_more(&cluster[0], &mut [far, near]);
+}

@@ -37,6 +37,8 @@ struct State {
     /// Connections by which scripts were run, and whether those forward nothing.
     scripted: HashSet<u64>,
     scripts_are_frozen: bool,
+    /// Whether the other connections forward nothing.
+    messages_are_frozen: bool,
     /// A request whose answer is to be lost, and how many were.
     loses: Option<Vec<u8>>,
     lost: u64,
@@ -53,7 +55,12 @@ struct State {
 
 impl State {
     fn is_frozen(&self, number: u64) -> bool {
-        number < self.frozen_below || self.scripts_are_frozen && self.scripted.contains(&number)
+        let is_frozen = if self.scripted.contains(&number) {
+            self.scripts_are_frozen
+        } else {
+            self.messages_are_frozen
+        };
+        number < self.frozen_below || is_frozen
     }
 }
 
@@ -86,6 +93,7 @@ impl Proxy {
             frozen_below: 0,
             scripted: HashSet::new(),
             scripts_are_frozen: false,
+            messages_are_frozen: false,
             loses: None,
             lost: 0,
             losing: HashSet::new(),
@@ -129,6 +137,11 @@ impl Proxy {
         self.shared.state().scripts_are_frozen = true;
     }
 
+    /// Forwards nothing on connections by which no script was run: messages do not come, and commands are answered.
+    pub fn freeze_messages(&self) {
+        self.shared.state().messages_are_frozen = true;
+    }
+
     /// Loses the answer to the next request that contains `part`, with the connection. All connections are frozen then.
     pub fn lose_answer(&self, part: &[u8]) {
         self.shared.state().loses = Some(part.to_vec());
@@ -147,7 +160,9 @@ impl Proxy {
     /// Forwards again, and first what has come meanwhile.
     pub fn thaw(&self) {
         let mut state = self.shared.state();
-        (state.frozen_below, state.scripts_are_frozen) = (0, false);
+        state.frozen_below = 0;
+        state.scripts_are_frozen = false;
+        state.messages_are_frozen = false;
         drop(state);
         self.shared.thawed.notify_all();
     }
