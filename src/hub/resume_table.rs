@@ -195,6 +195,17 @@ impl ResumeTable {
     }
 
     /// Takes the connection out that has taken the place of `id`, as [`ResumeTable::take`] does, if it is lost by now. Its client
+    /// Whether the connection `id` may come back to a channel, or its client is about to.
+    pub(crate) fn waits(&self, id: &ConnectionId) -> bool {
+        let is_in = |queue: &Queue| {
+            let detached = queue.lost.lock();
+            let one = detached.by_id.get(id);
+            one.is_some_and(|one| one.connection.channels().next().is_some())
+        };
+        // In this order, in which it moves.
+        self.queues.iter().any(is_in) || self.returning.has(id)
+    }
+
     /// may not know of it: its welcome was lost on its way.
     pub(crate) fn take_successor(
         &self,
