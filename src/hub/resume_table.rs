@@ -188,13 +188,6 @@ impl ResumeTable {
         taken
     }
 
-    /// Notes that the client of `old` has come back as `new`.
-    pub(crate) fn note_successor(&self, old: ConnectionId, new: ConnectionId) {
-        let [lost, ..] = &*self.queues else { return };
-        self.successors.lock().note(old, new, lost.window);
-    }
-
-    /// Takes the connection out that has taken the place of `id`, as [`ResumeTable::take`] does, if it is lost by now. Its client
     /// Whether the connection `id` may come back to a channel, or its client is about to.
     pub(crate) fn waits(&self, id: &ConnectionId) -> bool {
         let is_in = |queue: &Queue| {
@@ -206,14 +199,26 @@ impl ResumeTable {
         self.queues.iter().any(is_in) || self.returning.has(id)
     }
 
+    /// Notes that the client of `old` has come back as `new`.
+    pub(crate) fn note_successor(&self, old: ConnectionId, new: ConnectionId) {
+        let [lost, ..] = &*self.queues else { return };
+        self.successors.lock().note(old, new, lost.window);
+    }
+
+    /// Takes the connection out that has taken the place of `id`, as [`ResumeTable::take`] does, if it is lost by now. Its client
     /// may not know of it: its welcome was lost on its way.
     pub(crate) fn take_successor(
         &self,
         id: &ConnectionId,
         proof: impl Fn(&Connection) -> bool,
     ) -> Option<Detached> {
-        let last = self.successors.lock().last(id)?;
+        let last = self.successor(id)?;
         self.take(&last, proof)
+    }
+
+    /// The last connection of this node that has taken the place of `id`.
+    pub(crate) fn successor(&self, id: &ConnectionId) -> Option<ConnectionId> {
+        self.successors.lock().last(id)
     }
 
     /// Notes that a client is about to take the places of `lost`, a connection of another node, in `channels`. Each is to be
