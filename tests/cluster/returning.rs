@@ -5,9 +5,9 @@ use std::{fs, thread, time::Duration};
 use serde_json::{Value, json};
 
 use crate::{
-    cluster::{Cluster, Node, next_notice},
+    cluster::{Cluster, Node, Settings, next_notice},
     kept::cut,
-    redis::{Folder, Reply},
+    redis::{Folder, Proxy, RedisServer, Reply},
     support::{Client, eventually, signed},
 };
 
@@ -246,6 +246,63 @@ fn a_client_comes_back_while_the_list_of_its_node_is_still_being_written() {
     let (mut new, welcome) = come_back(&cluster[1], &json!({"sub": "ann"}), "d1", &ann.id);
     assert_eq!(welcome["resumed"], true, "{welcome}");
     assert_eq!(new.json(), json!({"op": "joined", "channel": "lobby"}));
+    cluster.nodes[0].await_end();
+}
+
+#[test]
+fn any_number_of_clients_may_wait_for_the_list_of_their_node() {
+    // More than a node answers requests of others at the same time.
+    const CLIENTS: usize = 400;
+    let redis = RedisServer::start().unwrap();
+    let proxy = Proxy::start(redis.address()).unwrap();
+    let settings = Settings::new(&redis.url())
+        .with("FANFARE_LIMIT_RESUME_WINDOW", "60s")
+        .with("FANFARE_LIMIT_NODE_LEASE", "60s")
+        .with("FANFARE_LIMIT_REDIS_TIMEOUT", "30s")
+        .with("FANFARE_LIMIT_BUS_CANARY_TIMEOUT", "60s")
+        .with("FANFARE_LIMIT_NODE_CALL_TIMEOUT", "30s")
+        .with("FANFARE_DRAIN_TIMEOUT", "10s");
+    let leaving = settings.clone().with("FANFARE_REDIS", &proxy.url());
+    let mut cluster = Cluster {
+        nodes: vec![Node::apart(&leaving), Node::here(&settings)],
+        settings,
+        redis,
+    };
+    cluster.await_ready();
+    cluster.await_receipts();
+
+    let mut clients: Vec<Client> = (0..CLIENTS)
+        .map(|n| cluster[0].user_with(&format!("user{n}"), &json!({}), "device=d"))
+        .collect();
+    for client in &mut clients {
+        client.join("lobby");
+    }
+    await_listed(&cluster, 2 * CLIENTS as u64);
+
+    // Redis does not say that the list lives on, so the node is not done with it.
+    proxy.freeze_scripts();
+    cluster[0].ask_to_leave();
+    for client in &mut clients {
+        expect_bye(client);
+    }
+    let heard = || cluster[0].count("fanfare_bus_received_total", "");
+    let before = heard();
+    let back: Vec<Client> = clients
+        .iter()
+        .enumerate()
+        .map(|(n, old)| {
+            let token = signed(&json!({ "sub": format!("user{n}") }));
+            cluster[1].open(&format!("token={token}&device=d&resume={}", old.id))
+        })
+        .collect();
+    eventually("it is asked for all", || heard() >= before + CLIENTS as u64);
+
+    proxy.thaw();
+    for mut client in back {
+        let welcome = client.json();
+        assert_eq!(welcome["resumed"], true, "{welcome}");
+        assert_eq!(client.json(), json!({"op": "joined", "channel": "lobby"}));
+    }
     cluster.nodes[0].await_end();
 }
 
