@@ -102,13 +102,7 @@ impl Node {
         if prepared.comes_by_bus() {
             // It is admitted when it comes back. Until then, others may have these places.
             drop((scan_permit, permit));
-            let app = prepared.selection.app;
-            let receipt = self.publish_durable(prepared, None).await?;
-            return Ok(Begun {
-                app,
-                receipt,
-                sent: None,
-            });
+            return self.carry_out_over_bus(prepared).await;
         }
 
         let Prepared {
@@ -120,6 +114,13 @@ impl Node {
             message,
         } = prepared;
 
+        let new = New {
+            id,
+            draft,
+            omit,
+            tail: None,
+        };
+
         let mut receipt = Receipt::new(id);
         // Before it is placed here, so that other nodes need not wait for that.
         let sent = message.and_then(|message| self.send(message));
@@ -127,7 +128,7 @@ impl Node {
 
         match durability {
             Durability::Transient => {
-                let frame = self.encode(selection.app, &draft);
+                let frame = self.encode(selection.app, &new.draft);
                 receipt.add(
                     self.hub
                         .place_reach(&selection, reach, &frame, &permit)
@@ -135,36 +136,14 @@ impl Node {
                 );
             }
             Durability::Channel(channel, key, retention) => {
-                let new = New {
-                    id,
-                    draft,
-                    omit,
-                    tail: None,
-                };
-                self.place_in_history(
-                    &selection,
-                    (channel, key, retention),
-                    new,
-                    &permit,
-                    &mut receipt,
-                )
-                .await?;
+                let stored = (channel, key, retention);
+                self.place_in_history(&selection, stored, new, &permit, &mut receipt)
+                    .await?;
             }
             Durability::Users(users, retention) => {
-                let new = New {
-                    id,
-                    draft,
-                    omit,
-                    tail: None,
-                };
-                self.place_for_users(
-                    &mut selection,
-                    (users, retention),
-                    new,
-                    &permit,
-                    &mut receipt,
-                )
-                .await?;
+                let stored = (users, retention);
+                self.place_for_users(&mut selection, stored, new, &permit, &mut receipt)
+                    .await?;
             }
         }
 
@@ -175,6 +154,16 @@ impl Node {
             app: selection.app,
             receipt,
             sent,
+        })
+    }
+
+    async fn carry_out_over_bus(&self, prepared: Prepared) -> Result<Begun, NodeError> {
+        let app = prepared.selection.app;
+        let receipt = self.publish_durable(prepared, None).await?;
+        Ok(Begun {
+            app,
+            receipt,
+            sent: None,
         })
     }
 
