@@ -311,12 +311,11 @@ impl Handover {
 
             match serde_json::from_str(said) {
                 Ok(Moved { moved_to }) if moved_to != context.node.0 => node = NodeId(moved_to),
-                Ok(_) => return None,
                 // It is not there, or says that it departs.
                 Err(_) if node == id.node => {
                     return self.roster.resume_from_list(app, id, user, device).await;
                 }
-                Err(_) => return None,
+                _ => return None,
             }
         }
         None
