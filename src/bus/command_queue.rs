@@ -1,10 +1,11 @@
 //! What goes to one Redis server: a queue that anyone may append to, in the order of the calls.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{cell::Cell, collections::VecDeque, sync::Arc};
 
 use parking_lot::Mutex;
 use redis::{Cmd, Script, Value};
 use tokio::{
+    runtime::Handle,
     sync::{Notify, oneshot},
     time::{Duration, Instant},
 };
@@ -67,7 +68,7 @@ pub(super) struct CommandQueue {
     pub(super) address: Address,
     state: Mutex<State>,
     /// Wakes the publisher when the queue is no longer empty.
-    pub(super) wake: Notify,
+    pub(super) wake: Arc<Notify>,
     /// Wakes the subscriber of this server when canaries can fly.
     pub(super) opened: Notify,
     /// Asks the publisher to look again which server it talks to.
@@ -103,7 +104,7 @@ impl CommandQueue {
                 under_way: 0,
             }),
 
-            wake: Notify::new(),
+            wake: Arc::default(),
             opened: Notify::new(),
             recheck: Notify::new(),
             timeout: limits.redis_timeout,
@@ -156,7 +157,7 @@ impl CommandQueue {
 
         // The publisher takes all that waits, so only the first has to wake it.
         if was_empty {
-            self.wake.notify_one();
+            wake_soon(WakeUp(self.wake.clone()));
         }
         Ok(receiver)
     }
@@ -319,8 +320,42 @@ impl CommandQueue {
     }
 }
 
+/// Wakes the publisher when it is dropped.
+struct WakeUp(Arc<Notify>);
+
+impl Drop for WakeUp {
+    fn drop(&mut self) {
+        self.0.notify_one();
+    }
+}
+
+thread_local! {
+    static SENDS_TOGETHER: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Has the tasks of this thread wake a publisher together. The thread must do nothing but run its runtime.
+pub(crate) fn send_together_from_this_thread() {
+    SENDS_TOGETHER.set(true);
+}
+
+/// Wakes the publisher: on a thread of the server after the other tasks that are due there. What these send goes in the same
+/// pipeline. To wake another thread, and a pipeline, cost more than a command.
+fn wake_soon(wake_up: WakeUp) {
+    if SENDS_TOGETHER.get()
+        && let Ok(runtime) = Handle::try_current()
+    {
+        // A runtime that ends drops the task, which wakes as well.
+        runtime.spawn(async move { drop(wake_up) });
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::{
+        pin::pin,
+        task::{Context, Waker},
+    };
+
     use super::*;
 
     fn queue(limits: &Limits) -> CommandQueue {
@@ -358,6 +393,40 @@ mod tests {
             matches!(waits.try_recv(), Ok(Err(BusError::Away { reason })) if &*reason == "gone")
         );
         assert!(queue.is_idle());
+    }
+
+    fn is_woken(queue: &CommandQueue) -> bool {
+        let mut woken = pin!(queue.wake.notified());
+        let mut cx = Context::from_waker(Waker::noop());
+        woken.as_mut().poll(&mut cx).is_ready()
+    }
+
+    #[tokio::test]
+    async fn tasks_that_are_due_together_wake_the_publisher_once_for_all() {
+        let queue = queue(&Limits::default());
+        queue.open();
+        drop(queue.send(command("A"), 1, None));
+        assert!(is_woken(&queue), "whoever calls from elsewhere wakes it");
+        queue.take(Instant::now(), Earlier::HaveEnded);
+
+        send_together_from_this_thread();
+        drop(queue.send(command("B"), 1, None));
+        assert!(!is_woken(&queue), "others may send more");
+        tokio::task::yield_now().await;
+        assert!(is_woken(&queue));
+    }
+
+    #[test]
+    fn a_thread_that_ends_wakes_the_publisher() {
+        let queue = queue(&Limits::default());
+        queue.open();
+        send_together_from_this_thread();
+        let runtime = tokio::runtime::Builder::new_current_thread().build();
+        let runtime = runtime.unwrap();
+        let sent = runtime.block_on(async { queue.send(command("A"), 1, None) });
+        assert!(!is_woken(&queue));
+        drop((runtime, sent));
+        assert!(is_woken(&queue));
     }
 
     #[test]

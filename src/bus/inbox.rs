@@ -100,8 +100,10 @@ impl Inbox {
 }
 
 impl Sender {
-    /// Hands a message on, if there is room. To be called by one thread alone.
-    pub(super) fn push(&self, topic: Topic, payload: Bytes) {
+    /// Hands a message on, if there is room. To be called by one thread alone. Returns whether the reader may sleep: it is to be
+    /// woken, once for several messages, since it is on another thread.
+    #[must_use]
+    pub(super) fn push(&self, topic: Topic, payload: Bytes) -> bool {
         let shared = &*self.0;
         let mut queue = shared.queue.lock();
         let was_empty = queue.incoming.is_empty();
@@ -112,16 +114,17 @@ impl Sender {
             drop(queue);
             shared.metrics.bus.dropped.inc();
             shared.gaps.note_dropped(&topic);
-            return;
+            return false;
         }
 
         queue.bytes = bytes;
         queue.incoming.push_back(Incoming { topic, payload });
-        drop(queue);
+        was_empty
+    }
 
-        if was_empty {
-            shared.filled.notify_one();
-        }
+    /// Wakes the reader.
+    pub(super) fn wake(&self) {
+        self.0.filled.notify_one();
     }
 
     /// Nothing more comes.
@@ -169,16 +172,16 @@ mod tests {
         for (messages, bytes) in [(2, 100), (100, 2)] {
             let (sender, mut inbox, metrics) = inbox(messages, bytes);
             for text in ["a", "b"] {
-                sender.push(Topic::Nodes, text.into());
+                _ = sender.push(Topic::Nodes, text.into());
             }
             assert!(!sender.0.gaps.is_missed(&Topic::Nodes));
             for text in ["c", "d"] {
-                sender.push(Topic::Nodes, text.into());
+                _ = sender.push(Topic::Nodes, text.into());
             }
             assert!(sender.0.gaps.is_missed(&Topic::Nodes));
             assert!(!sender.0.gaps.is_missed(&Topic::App(AppId(0))));
             assert_eq!(inbox.next().await, Some(message("a")));
-            sender.push(Topic::Nodes, "e".into());
+            assert!(!sender.push(Topic::Nodes, "e".into()));
             sender.close();
             assert_eq!(rest(inbox).await, [message("b"), message("e")]);
             assert_eq!((metrics.bus.dropped.get(), metrics.bus.gaps.get()), (2, 1));
@@ -186,13 +189,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_waiting_reader_is_woken() {
-        let (sender, inbox, _) = inbox(10, 10);
-        let reader = tokio::spawn(rest(inbox));
+    async fn a_waiting_reader_is_woken_once_for_all() {
+        let (sender, mut inbox, _) = inbox(10, 10);
+        let reader = tokio::spawn(async move { (inbox.next().await, rest(inbox).await) });
         tokio::task::yield_now().await;
-        sender.push(Topic::Nodes, "a".into());
+        assert!(sender.push(Topic::Nodes, "a".into()));
+        assert!(!sender.push(Topic::Nodes, "b".into()));
+        tokio::task::yield_now().await;
+        assert_eq!(sender.0.queue.lock().incoming.len(), 2, "it sleeps");
+
+        sender.wake();
         tokio::task::yield_now().await;
         sender.close();
-        assert_eq!(reader.await.unwrap(), [message("a")]);
+        let read = (Some(message("a")), vec![message("b")]);
+        assert_eq!(reader.await.unwrap(), read);
     }
 }

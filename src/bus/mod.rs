@@ -48,6 +48,7 @@ pub use self::connector::RedisSetupError;
 pub(crate) use self::{
     backoff::some as jitter,
     batch::{Call, CallPart},
+    command_queue::send_together_from_this_thread,
     gaps::{Gap, Gaps, SubscriptionState},
     health::Health,
     inbox::{Inbox, Incoming},
@@ -442,6 +443,11 @@ impl Bus {
     /// What a script has to call to publish to any topic but [`Topic::Dispatch`]: `PUBLISH`, or `SPUBLISH` on Redis Cluster.
     pub(crate) fn publish_command(&self) -> &'static str {
         self.cx.publish_command()
+    }
+
+    /// Whether one server has all topics. Those of a Redis Cluster keep no order between them.
+    pub(crate) fn has_one_server(&self) -> bool {
+        !self.cx.names.is_tagged()
     }
 
     /// The register of what this node needs.

@@ -273,22 +273,39 @@ impl<'a> Session<'a> {
             Err(error) => return Err(self.broken(error)),
         }
 
-        loop {
+        let mut may_sleep = false;
+        let ended = loop {
             match resp::decode(&mut self.input) {
-                Ok(Some(Frame::Message { channel, payload })) => self.on_message(&channel, payload),
-                Ok(Some(frame)) => self.on_frame(frame)?,
-                Ok(None) => return Ok(()),
-                Err(error) => return Err(Fault::Malformed(self.assignment.address.clone(), error)),
+                Ok(Some(Frame::Message { channel, payload })) => {
+                    may_sleep |= self.on_message(&channel, payload);
+                }
+                Ok(Some(frame)) => {
+                    if let Err(fault) = self.on_frame(frame) {
+                        break Err(fault);
+                    }
+                }
+                Ok(None) => break Ok(()),
+                Err(error) => {
+                    break Err(Fault::Malformed(self.assignment.address.clone(), error));
+                }
             }
+        };
+
+        // Once for all that was read, also if the rest of it is a fault.
+        if may_sleep {
+            self.cx.inbox.wake();
         }
+        ended
     }
 
-    fn on_message(&mut self, channel: &[u8], payload: Bytes) {
+    /// Returns whether the reader of the inbox may have to be woken.
+    fn on_message(&mut self, channel: &[u8], payload: Bytes) -> bool {
         if let Some(topic) = self.cx.names.topic(channel) {
             self.cx.metrics.bus.received.inc();
-            self.cx.inbox.push(topic, payload);
-        } else if channel == self.canary.channel.as_bytes()
-            && *payload == self.canary.nonce.to_be_bytes()
+            return self.cx.inbox.push(topic, payload);
+        }
+
+        if channel == self.canary.channel.as_bytes() && *payload == self.canary.nonce.to_be_bytes()
         {
             self.canary.came_back = true;
             if let Some(since) = self.canary.since.take() {
@@ -299,6 +316,7 @@ impl<'a> Session<'a> {
                     .observe(since.elapsed().as_secs_f64());
             }
         }
+        false
     }
 
     fn on_frame(&mut self, frame: Frame) -> Result<(), Fault> {

@@ -1,5 +1,7 @@
 //! The publishing calls: emit and its thin forms, one by one or in a batch.
 
+mod run;
+
 use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
@@ -7,6 +9,7 @@ use hyper::{Response, StatusCode, header::HeaderValue};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use self::run::Run;
 use super::{
     ResponseBody,
     access::Caller,
@@ -177,7 +180,7 @@ impl Publishing {
     async fn all(&self, scope: Option<&Scope>, body: &[u8]) -> Result<PublishedBatch, Problem> {
         let items = items(body)?;
         let results = match scope {
-            None => self.all_in_order(&items).await,
+            None => Run::new(self).carry_out(&items).await,
             Some(scope) => self.all_once(scope, &items).await,
         };
 
@@ -222,59 +225,6 @@ impl Publishing {
         }
 
         results
-    }
-
-    /// Carries out the items of a batch without a key. Those that follow each other and are stored over Redis go there together. Any
-    /// other waits for those before it, so that it comes after them everywhere.
-    async fn all_in_order(&self, items: &[&RawValue]) -> Vec<Result<Published, Problem>> {
-        let mut results = Vec::with_capacity(items.len());
-        let mut to_store = Vec::new();
-
-        // Each item may bring a filter that has to be compiled, or params that are bound.
-        let mut slice = TimeSlice::begin();
-        for item in items {
-            slice.rest().await;
-            if item.get().len() >= LONG_BODY {
-                // What stands before it need not wait as well.
-                self.store(&mut to_store, &mut results).await;
-            }
-            self.queue_long(item).await;
-
-            let result = match self.prepare_item(item).await {
-                Ok(Call::One(prepared)) if prepared.comes_by_bus() => {
-                    to_store.push(*prepared);
-                    continue;
-                }
-                Ok(call) => {
-                    self.store(&mut to_store, &mut results).await;
-                    self.carry_out(call).await
-                }
-                Err(problem) => {
-                    self.store(&mut to_store, &mut results).await;
-                    Err(problem)
-                }
-            };
-            results.push(result.map(Published::now));
-        }
-
-        self.store(&mut to_store, &mut results).await;
-        results
-    }
-
-    /// Stores what items of a batch have to store, and adds their results.
-    async fn store(
-        &self,
-        to_store: &mut Vec<Prepared>,
-        results: &mut Vec<Result<Published, Problem>>,
-    ) {
-        if to_store.is_empty() {
-            return;
-        }
-        let stored = self.node.publish_stored(std::mem::take(to_store)).await;
-        let written = stored
-            .into_iter()
-            .map(|stored| stored.map_err(refused).map(|receipt| written(&receipt)));
-        results.extend(written.map(|result| result.map(Published::now)));
     }
 
     /// Waits for the turn of an item that is long.
@@ -367,18 +317,6 @@ impl Publishing {
         };
         let prepared = self.node.prepare_aside(app, only).await.map_err(refused)?;
         Ok(Call::One(Box::new(prepared)))
-    }
-
-    /// The same of an item of a batch; and what is to be stored over Redis is admitted.
-    async fn prepare_item<'a>(&self, item: &'a RawValue) -> Result<Call<'a>, Problem> {
-        let (verb, fields) = VerbFields::item(item.get().as_bytes())?;
-        match self.prepare(verb, fields).await? {
-            Call::One(prepared) if prepared.comes_by_bus() => {
-                let admitted = self.node.admit_to_store(*prepared).await.map_err(refused)?;
-                Ok(Call::One(Box::new(admitted)))
-            }
-            call => Ok(call),
-        }
     }
 
     async fn carry_out(&self, call: Call<'_>) -> Result<Bytes, Problem> {

@@ -276,17 +276,26 @@ impl Table {
             kept.insert(queue, Vec::new());
         }
 
-        for name in connection.channel_names() {
-            let queue = match departing {
-                Departing::Closed(waiting) => waiting
-                    .iter()
-                    .find(|(waits, _)| waits == name)
-                    .and_then(|(_, after)| resume_table.queue_of_closed(&connection, *after)),
-                Departing::Left | Departing::Lost => lost,
-            };
+        let queue_in = |name: &SmolStr| match departing {
+            Departing::Closed(waiting) => waiting
+                .iter()
+                .find(|(waits, _)| waits == name)
+                .and_then(|(_, after)| resume_table.queue_of_closed(&connection, *after)),
+            Departing::Left | Departing::Lost => lost,
+        };
+        let may_come_back = match departing {
+            Departing::Closed(_) => connection
+                .channel_names()
+                .any(|name| queue_in(name).is_some()),
+            Departing::Left | Departing::Lost => lost.is_some(),
+        };
 
+        for name in connection.channel_names() {
+            let queue = queue_in(name);
             let leaving = match queue {
                 Some(_) => LeaveKind::Lost,
+                // It is still known for the channels to which it may come back.
+                None if may_come_back => LeaveKind::Left,
                 None => LeaveKind::Gone,
             };
 

@@ -188,6 +188,17 @@ impl ResumeTable {
         taken
     }
 
+    /// Whether the connection `id` may come back to a channel, or its client is about to.
+    pub(crate) fn waits(&self, id: &ConnectionId) -> bool {
+        let is_in = |queue: &Queue| {
+            let detached = queue.lost.lock();
+            let one = detached.by_id.get(id);
+            one.is_some_and(|one| one.connection.channels().next().is_some())
+        };
+        // In this order, in which it moves.
+        self.queues.iter().any(is_in) || self.returning.has(id)
+    }
+
     /// Notes that the client of `old` has come back as `new`.
     pub(crate) fn note_successor(&self, old: ConnectionId, new: ConnectionId) {
         let [lost, ..] = &*self.queues else { return };
@@ -201,8 +212,13 @@ impl ResumeTable {
         id: &ConnectionId,
         proof: impl Fn(&Connection) -> bool,
     ) -> Option<Detached> {
-        let last = self.successors.lock().last(id)?;
+        let last = self.successor(id)?;
         self.take(&last, proof)
+    }
+
+    /// The last connection of this node that has taken the place of `id`.
+    pub(crate) fn successor(&self, id: &ConnectionId) -> Option<ConnectionId> {
+        self.successors.lock().last(id)
     }
 
     /// Notes that a client is about to take the places of `lost`, a connection of another node, in `channels`. Each is to be

@@ -70,6 +70,11 @@ impl Returning {
         }
     }
 
+    /// Whether `id` has a place that is yet to be claimed.
+    pub(super) fn has(&self, id: &ConnectionId) -> bool {
+        self.lock().by_id.contains_key(id)
+    }
+
     /// All of them.
     pub(super) fn all(&self) -> Vec<Snapshot> {
         self.lock().by_id.values().cloned().collect()

@@ -23,6 +23,10 @@ pub const PAGE_PARTS_AT_ONCE: usize = 8;
 /// more the event would be copied more often than there are nodes: then all nodes get it once.
 pub const TOPICS_APART: usize = 16;
 
+/// Messages of one batch that are on their way to Redis at the same time, beside those of its last item: a round trip for all of
+/// them, and less than a pipeline takes, so that others get their turn.
+pub const SENT_AT_ONCE: usize = 64;
+
 /// Publications that a node remembers by their ids: to deliver once what came by several topics, and to say what became
 /// of one. A sender asks within a second.
 pub const RECENT_PUBLICATIONS: usize = 16_384;

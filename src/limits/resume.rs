@@ -33,6 +33,10 @@ pub const LAPSED_CHANNELS: usize = 256;
 /// How long a node holds the channels of a lost connection for another node that its client came back to.
 pub const HANDED_OVER: Duration = Duration::from_secs(2);
 
+/// Nodes that are asked, one after another, what a lost connection had whose client came back and may not know it: each names the
+/// next one. More welcomes in a row are hardly lost on different nodes.
+pub const TAKEN_OVER: usize = 4;
+
 /// How long a node remembers where it has handed places in channels over: a call that takes connections out of a channel, and
 /// that began before that, asks this node later by its own scan and the way over the bus.
 pub const MOVED_KEPT: Duration = Duration::from_secs(10);

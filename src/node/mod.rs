@@ -44,7 +44,7 @@ pub(crate) use mesa::{
 };
 pub(crate) use presence::LocalResume;
 pub(crate) use protocols::{Protocols, ServedProtocol};
-pub(crate) use publish::{Author, Prepared, Publication};
+pub(crate) use publish::{Author, Begun, Prepared, Publication};
 pub use receipt::{Placement, Receipt};
 pub(crate) use recoveries::{Named, Standing, first_name};
 pub use target::{Target, To};

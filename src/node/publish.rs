@@ -74,6 +74,20 @@ struct Admitted {
     scan_permit: Option<ScanPermit>,
 }
 
+/// A publication that was placed here, and may be on its way to the other nodes.
+pub(crate) struct Begun {
+    app: AppId,
+    receipt: Receipt,
+    sent: Option<Sent>,
+}
+
+impl Begun {
+    /// How many messages Redis has yet to answer.
+    pub(crate) fn messages(&self) -> usize {
+        self.sent.as_ref().map_or(0, Sent::messages)
+    }
+}
+
 impl Node {
     /// Delivers an event to the connections of `app` that its target means, and stores it where that is
     /// wanted.
@@ -104,11 +118,21 @@ impl Node {
     /// Delivers what was prepared; see [`Node::publish`].
     ///
     /// # Errors
-    /// [`NodeError::Busy`] and [`NodeError::History`]; nothing was delivered then.
+    /// As [`Node::begin`].
     pub(crate) async fn deliver(
         self: &Arc<Self>,
         prepared: Prepared,
     ) -> Result<Receipt, NodeError> {
+        let begun = self.begin(prepared).await?;
+        Ok(self.end(begun).await)
+    }
+
+    /// Places here what was prepared, and puts it on its way to the other nodes. What this node publishes after that comes after it
+    /// there too, if [`Node::sends_in_order`].
+    ///
+    /// # Errors
+    /// [`NodeError::Busy`] and [`NodeError::History`]; nothing was delivered then.
+    pub(crate) async fn begin(self: &Arc<Self>, prepared: Prepared) -> Result<Begun, NodeError> {
         let mut admitted = self.admit(prepared).await?;
         // Without a task of its own, which a small publication would cost more than its work.
         if let (Durability::Transient, Reach::Small(_)) =
@@ -122,19 +146,36 @@ impl Node {
                 .take()
                 .and_then(|message| self.send(message));
 
-            let mut receipt = match self.place_at_once(admitted) {
+            let receipt = match self.place_at_once(admitted) {
                 Ok(receipt) => receipt,
                 Err(rest) => run_detached(self.clone().finish(rest)).await?,
             };
 
-            if sent.is_some() {
-                self.sent(app, sent, &mut receipt).await;
-            }
-
-            return Ok(receipt);
+            return Ok(Begun { app, receipt, sent });
         }
 
         run_detached(self.clone().carry_out(admitted)).await?
+    }
+
+    /// Waits until what was begun has reached the other nodes, if it is for them, and adds what became of it there.
+    pub(crate) async fn end(&self, begun: Begun) -> Receipt {
+        let Begun {
+            app,
+            mut receipt,
+            sent,
+        } = begun;
+
+        if let (Some(cluster), Some(sent)) = (&self.cluster, sent) {
+            cluster.sender.sent(app, sent, &mut receipt).await;
+        }
+        receipt
+    }
+
+    /// Whether messages reach the other nodes in the order in which they were begun. The servers of a Redis Cluster keep no order
+    /// between them.
+    pub(crate) fn sends_in_order(&self) -> bool {
+        let cluster = self.cluster.as_ref();
+        cluster.is_none_or(|cluster| cluster.sender.has_one_server())
     }
 
     async fn admit(&self, prepared: Prepared) -> Result<Admitted, NodeError> {
@@ -158,13 +199,6 @@ impl Node {
     /// Puts a message for other nodes on its way; see [`EnvelopeSender::send`](super::cluster::EnvelopeSender::send).
     fn send(&self, message: Message) -> Option<Sent> {
         self.cluster.as_ref()?.sender.send(message)
-    }
-
-    /// Waits until it has reached them, and adds what became of it there to the receipt.
-    async fn sent(&self, app: AppId, sent: Option<Sent>, receipt: &mut Receipt) {
-        if let (Some(cluster), Some(sent)) = (&self.cluster, sent) {
-            cluster.sender.sent(app, sent, receipt).await;
-        }
     }
 
     fn encode(&self, app: AppId, draft: &Draft) -> Frame {

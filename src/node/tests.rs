@@ -385,6 +385,25 @@ async fn who_is_about_to_come_back_is_taken_out_of_a_channel_too() {
     assert_eq!(tally("other"), [1], "who claims it settles it");
 }
 
+#[tokio::test]
+async fn a_node_that_has_given_up_its_lease_has_not_failed_while_it_ends() {
+    let none = std::iter::empty::<(String, String)>();
+    let mut config = Config::load(&ServeArgs::default(), none).unwrap();
+    config.redis = Some(crate::config::RedisConfig {
+        // Nobody is there, which makes no difference.
+        url: "redis://127.0.0.1:1".parse().unwrap(),
+        ..crate::config::RedisConfig::default()
+    });
+    let node = Node::new(config, 1).unwrap().0;
+    let cluster = node.cluster.clone().unwrap();
+    cluster.membership.give_up_lease().await;
+
+    // The server takes a task for failed that ends. All that this one waits for is due before the timeout, and looked at first.
+    let membership = cluster.run_membership(Vec::new());
+    let ended = tokio::time::timeout(std::time::Duration::from_millis(10), membership);
+    assert!(ended.await.is_err());
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(192))]
 

@@ -10,7 +10,7 @@ use tokio::{
 
 use super::{StartError, accepting::Accepted, ending::Stop};
 use crate::{
-    bus::Inbox,
+    bus::{Inbox, send_together_from_this_thread},
     connection_limiter::ConnectionLimiter,
     dispatch_consumer,
     event_loop::EventLoop,
@@ -196,6 +196,7 @@ pub(super) fn spawn(
 
 /// Runs `future` as all that the thread called `thread` does.
 fn block_on(supervisor: &Supervisor, thread: &str, future: impl Future<Output = ()> + 'static) {
+    send_together_from_this_thread();
     match Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => LocalSet::new().block_on(&runtime, supervisor.run(thread, future)),
         Err(error) => supervisor.not_started(thread, &error),

@@ -297,6 +297,12 @@ impl Client {
 
         let Some(own) = self.connection() else { return };
         self.note_successor(id, own.id());
+        let successor = resume_state.successor();
+        if let Some(successor) = successor {
+            self.note_successor(successor, own.id());
+        }
+        let id = successor.unwrap_or(id);
+
         // Rights may have changed since, so each channel is checked again.
         resume_state.channels.retain(|channel| {
             let may_stay = may_come_back(&own, &channel.name, channel.was_allowed);

@@ -8,6 +8,7 @@
 mod acl;
 mod apps;
 mod away;
+mod batches;
 mod clients;
 mod coming_from;
 mod crash;

@@ -839,3 +839,34 @@ fn what_was_stored_comes_late_if_the_answer_to_who_comes_is_lost() {
     nothing_aside(&mut direct);
     ann.expect_nothing();
 }
+
+#[test]
+fn a_node_that_is_cut_off_while_it_forgets_a_dead_one_leaves_nothing_to_begin_again_with() {
+    let redis = RedisServer::start().unwrap();
+    let settings = |url: &str| {
+        Settings::new(url)
+            .with("FANFARE_PROTOCOL", "mesa")
+            .with("FANFARE_LIMIT_NODE_LEASE", "2s")
+    };
+    let proxy = Proxy::start(redis.address()).unwrap();
+    let mut node = Node::apart(&settings(&redis.url()));
+    let other = Node::here(&settings(&proxy.url()));
+    for node in [&node, &other] {
+        eventually("the node is ready", || node.is_ready());
+    }
+    let _ann = user(&node, "ann");
+    let mut direct = Resp::connect(redis.address()).unwrap();
+    let keys = direct.call(&["KEYS", "*mesa-nodes"]).unwrap();
+    let nodes = keys.items()[0].text();
+    let listed = direct.call(&["SMEMBERS", &nodes]).unwrap();
+    let [dead] = listed.items() else {
+        panic!("{listed:?}")
+    };
+
+    // What it has seen last is forgotten by this command. A node that is listed without that is stored for from the beginning.
+    proxy.lose_answer(b"\r\nHDEL\r\n");
+    node.kill();
+    eventually("the answer is lost", || proxy.lost() == 1);
+    let listed = direct.call(&["SISMEMBER", &nodes, &dead.text()]);
+    assert_eq!(listed.unwrap().number(), Some(0));
+}

@@ -74,18 +74,19 @@ fn a_connection_whose_end_was_not_noticed_is_taken_over() {
     nothing_more(&cluster[0], &mut [new]);
 }
 
-#[test]
-fn a_client_whose_welcome_was_lost_on_another_node_comes_back_to_that_node() {
+/// A client comes back to the second node of these, and its welcome is lost. It comes back to the third by the connection that it
+/// knows of, which was on the first.
+fn comes_back_after_a_lost_welcome(first: usize, second: usize, third: usize) {
     let cluster = Cluster::start();
     let mut watcher = cluster[2].user("watcher");
     watcher.watch("lobby");
-    let mut old = ann(&cluster[0]);
+    let mut old = ann(&cluster[first]);
     old.join("lobby");
     assert_eq!(watcher.json()["kind"], "joined");
     let lost = old.id.clone();
     cut(&old);
     let token = signed(&json!({"sub": "ann"}));
-    let unheard = cluster[1].open(&format!("token={token}&device=d1&resume={lost}"));
+    let unheard = cluster[second].open(&format!("token={token}&device=d1&resume={lost}"));
     let updated = watcher.json();
     assert_eq!(updated["previous"], json!(lost), "{updated}");
 
@@ -93,14 +94,34 @@ fn a_client_whose_welcome_was_lost_on_another_node_comes_back_to_that_node() {
     drop(unheard);
     eventually("the node knows", || {
         let path = format!("/v1/connections/{unheard_id}");
-        cluster[1].get(&path).status == 404
+        cluster[second].get(&path).status == 404
     });
-    let (mut new, resumed) = come_back(&cluster[1], &lost, "d1");
+    let (mut new, resumed) = come_back(&cluster[third], &lost, "d1");
     assert!(resumed);
     assert_eq!(new.json(), json!({"op": "joined", "channel": "lobby"}));
     let updated = watcher.json();
     assert_eq!(updated["previous"], json!(unheard_id), "{updated}");
     nothing_more(&cluster[0], &mut [new, watcher]);
+}
+
+#[test]
+fn a_client_whose_welcome_was_lost_on_another_node_comes_back_to_that_node() {
+    comes_back_after_a_lost_welcome(0, 1, 1);
+}
+
+#[test]
+fn a_client_whose_welcome_was_lost_on_another_node_comes_back_to_a_third_one() {
+    comes_back_after_a_lost_welcome(0, 1, 2);
+}
+
+#[test]
+fn a_client_whose_welcome_was_lost_on_another_node_comes_back_to_the_first_one() {
+    comes_back_after_a_lost_welcome(0, 1, 0);
+}
+
+#[test]
+fn a_client_whose_welcome_was_lost_on_its_own_node_comes_back_to_another_one() {
+    comes_back_after_a_lost_welcome(0, 0, 1);
 }
 
 #[test]

@@ -1,13 +1,13 @@
 //! Clients come back to another node after theirs was drained, or has crashed.
 
-use std::{thread, time::Duration};
+use std::{fs, thread, time::Duration};
 
 use serde_json::{Value, json};
 
 use crate::{
-    cluster::{Cluster, Node, next_notice},
+    cluster::{Cluster, Node, Settings, next_notice},
     kept::cut,
-    redis::Reply,
+    redis::{Folder, Proxy, RedisServer, Reply},
     support::{Client, eventually, signed},
 };
 
@@ -208,6 +208,14 @@ fn a_client_comes_back_while_its_node_is_still_draining() {
     nothing_more(&cluster[1], [new, watcher]);
 }
 
+/// Redis loses the lists of members. A node finds that with its next change, and writes its list again after a while.
+fn delete_lists(cluster: &Cluster) {
+    let keys = cluster.redis.call(&["KEYS", "*node.members:*"]).unwrap();
+    for key in keys.items() {
+        cluster.redis.call(&["DEL", &key.text()]).unwrap();
+    }
+}
+
 #[test]
 fn a_client_comes_back_while_the_list_of_its_node_is_still_being_written() {
     let mut cluster = Cluster::apart_set(|settings| {
@@ -224,13 +232,9 @@ fn a_client_comes_back_while_the_list_of_its_node_is_still_being_written() {
     bob.join("lobby");
     await_listed(&cluster, 4);
 
-    // The node writes its list again, after a while, when a change finds that it is lost.
     cluster[0].ask_to_leave();
     expect_bye(&mut ann);
-    let keys = cluster.redis.call(&["KEYS", "*node.members:*"]).unwrap();
-    for key in keys.items() {
-        cluster.redis.call(&["DEL", &key.text()]).unwrap();
-    }
+    delete_lists(&cluster);
     let leave = json!({"channel": "lobby", "to": {"users": ["bob"]}});
     cluster[1].call("/v1/leave", &leave);
     // That it has left may be told before.
@@ -246,6 +250,63 @@ fn a_client_comes_back_while_the_list_of_its_node_is_still_being_written() {
 }
 
 #[test]
+fn any_number_of_clients_may_wait_for_the_list_of_their_node() {
+    // More than a node answers requests of others at the same time.
+    const CLIENTS: usize = 400;
+    let redis = RedisServer::start().unwrap();
+    let proxy = Proxy::start(redis.address()).unwrap();
+    let settings = Settings::new(&redis.url())
+        .with("FANFARE_LIMIT_RESUME_WINDOW", "60s")
+        .with("FANFARE_LIMIT_NODE_LEASE", "60s")
+        .with("FANFARE_LIMIT_REDIS_TIMEOUT", "30s")
+        .with("FANFARE_LIMIT_BUS_CANARY_TIMEOUT", "60s")
+        .with("FANFARE_LIMIT_NODE_CALL_TIMEOUT", "30s")
+        .with("FANFARE_DRAIN_TIMEOUT", "10s");
+    let leaving = settings.clone().with("FANFARE_REDIS", &proxy.url());
+    let mut cluster = Cluster {
+        nodes: vec![Node::apart(&leaving), Node::here(&settings)],
+        settings,
+        redis,
+    };
+    cluster.await_ready();
+    cluster.await_receipts();
+
+    let mut clients: Vec<Client> = (0..CLIENTS)
+        .map(|n| cluster[0].user_with(&format!("user{n}"), &json!({}), "device=d"))
+        .collect();
+    for client in &mut clients {
+        client.join("lobby");
+    }
+    await_listed(&cluster, 2 * CLIENTS as u64);
+
+    // Redis does not say that the list lives on, so the node is not done with it.
+    proxy.freeze_scripts();
+    cluster[0].ask_to_leave();
+    for client in &mut clients {
+        expect_bye(client);
+    }
+    let heard = || cluster[0].count("fanfare_bus_received_total", "");
+    let before = heard();
+    let back: Vec<Client> = clients
+        .iter()
+        .enumerate()
+        .map(|(n, old)| {
+            let token = signed(&json!({ "sub": format!("user{n}") }));
+            cluster[1].open(&format!("token={token}&device=d&resume={}", old.id))
+        })
+        .collect();
+    eventually("it is asked for all", || heard() >= before + CLIENTS as u64);
+
+    proxy.thaw();
+    for mut client in back {
+        let welcome = client.json();
+        assert_eq!(welcome["resumed"], true, "{welcome}");
+        assert_eq!(client.json(), json!({"op": "joined", "channel": "lobby"}));
+    }
+    cluster.nodes[0].await_end();
+}
+
+#[test]
 fn a_profile_without_channels_comes_back_after_a_drain() {
     let mut cluster = cluster("5s");
     let mut ann = cluster[0].user_with("ann", &json!({}), "device=d1");
@@ -255,6 +316,61 @@ fn a_profile_without_channels_comes_back_after_a_drain() {
     assert_eq!(welcome["resumed"], true, "{welcome}");
     let shown = cluster[2].look(&format!("/v1/connections/{}", new.id));
     assert_eq!(shown["profile"], json!({"status": "here"}), "{shown}");
+}
+
+/// A client closes its connection, which is still counted in two channels for different times, and no longer in a third. `then`
+/// comes before its node crashes. The client comes back to both channels.
+fn comes_back_where_it_waited_for_different_times(then: impl FnOnce(&Cluster)) {
+    let folder = Folder::new("leave-after").unwrap();
+    let file = folder.path().join("fanfare.toml");
+    let rule = |name: &str, after: &str| {
+        format!("[[apps.default.channels]]\npattern = \"{name}\"\nleave_after = \"{after}\"\n")
+    };
+    let rules = [
+        rule("long", "60s"),
+        rule("longer", "59s"),
+        rule("short", "100ms"),
+    ];
+    fs::write(&file, rules.concat()).unwrap();
+    let mut cluster = Cluster::apart_set(|settings| {
+        settings
+            .with("FANFARE_CONFIG", file.to_str().unwrap())
+            .with("FANFARE_LIMIT_NODE_LEASE", "2s")
+    });
+
+    let mut ann = cluster[0].user_with("ann", &json!({}), "device=d1");
+    for channel in ["lobby", "long", "longer", "short"] {
+        ann.join(channel);
+    }
+    await_listed(&cluster, 5);
+    ann.frame(0x88, &1001_u16.to_be_bytes());
+    ann.closed();
+    await_listed(&cluster, 3);
+    then(&cluster);
+
+    cluster.nodes[0].kill();
+    let (mut new, welcome) = come_back(&cluster[1], &json!({"sub": "ann"}), "d1", &ann.id);
+    assert_eq!(welcome["resumed"], true, "{welcome}");
+    let mut joined = [new.json(), new.json()];
+    joined.sort_by_key(Value::to_string);
+    let expected = ["long", "longer"].map(|channel| json!({"op": "joined", "channel": channel}));
+    assert_eq!(joined, expected);
+}
+
+#[test]
+fn a_closed_connection_is_listed_until_it_may_come_back_nowhere() {
+    comes_back_where_it_waited_for_different_times(|_| {});
+}
+
+#[test]
+fn a_list_that_is_written_again_names_all_channels_of_a_closed_connection() {
+    comes_back_where_it_waited_for_different_times(|cluster| {
+        delete_lists(cluster);
+        // This change finds that the list is lost.
+        let mut bob = cluster[0].user("bob");
+        bob.join("room");
+        await_listed(cluster, 5);
+    });
 }
 
 #[test]

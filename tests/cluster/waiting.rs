@@ -10,12 +10,18 @@ use crate::{
     support::Client,
 };
 
-/// Two nodes, of which the second reaches Redis through a proxy, and waits for it for as long as the test takes.
-fn patient() -> (Proxy, Cluster) {
+/// How long a node waits for Redis in a test that has it wait.
+const AS_LONG_AS_IT_TAKES: Duration = Duration::from_secs(30);
+
+/// Two nodes, of which the second reaches Redis through a proxy, and waits `timeout` for it.
+pub(crate) fn patient(timeout: Duration) -> (Proxy, Cluster) {
     let redis = RedisServer::start().unwrap();
     let proxy = Proxy::start(redis.address()).unwrap();
     let settings = Settings::new(&redis.url())
-        .with("FANFARE_LIMIT_REDIS_TIMEOUT", "30s")
+        .with(
+            "FANFARE_LIMIT_REDIS_TIMEOUT",
+            &format!("{}s", timeout.as_secs()),
+        )
         .with("FANFARE_LIMIT_BUS_CANARY_TIMEOUT", "60s")
         .with("FANFARE_LIMIT_NODE_LEASE", "60s");
     let far = settings.clone().with("FANFARE_REDIS", &proxy.url());
@@ -68,7 +74,7 @@ fn first_that_waits(node: &Node, room: &mut Client, lobby: &mut Client) -> u64 {
 
 #[test]
 fn events_of_other_channels_pass_one_that_waits_for_redis() {
-    let (proxy, cluster) = patient();
+    let (proxy, cluster) = patient(AS_LONG_AS_IT_TAKES);
     let mut room = cluster[1].connect("");
     let epoch = room.join("room")["epoch"].clone();
     send(&cluster[0], "room", 0);
@@ -103,7 +109,7 @@ fn events_of_other_channels_pass_one_that_waits_for_redis() {
 
 #[test]
 fn what_comes_for_a_channel_that_waits_comes_in_order_and_is_counted() {
-    let (proxy, cluster) = patient();
+    let (proxy, cluster) = patient(AS_LONG_AS_IT_TAKES);
     let mut room = cluster[1].connect("");
     let epoch = room.join("room")["epoch"].clone();
     send(&cluster[0], "room", 0);
@@ -141,7 +147,7 @@ fn what_comes_for_a_channel_that_waits_comes_in_order_and_is_counted() {
 #[test]
 fn many_who_join_one_channel_ask_redis_a_few_times() {
     const CLIENTS: usize = 500;
-    let (proxy, cluster) = patient();
+    let (proxy, cluster) = patient(AS_LONG_AS_IT_TAKES);
     let mut members = vec![cluster[1].connect("")];
     let epoch = members[0].join("room")["epoch"].clone();
     for n in 1..=3 {

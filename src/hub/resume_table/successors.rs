@@ -33,11 +33,18 @@ impl Successors {
     }
 
     /// The last that has taken the place of `id`. Each is newer than the one before it, so that there is a last.
-    pub(super) fn last(&self, id: &ConnectionId) -> Option<ConnectionId> {
-        let mut last = self.by_id.get(id)?;
-        while let Some(next) = self.by_id.get(last) {
-            last = next;
+    pub(super) fn last(&mut self, id: &ConnectionId) -> Option<ConnectionId> {
+        let mut last = *self.by_id.get(id)?;
+        while let Some(next) = self.by_id.get(&last) {
+            last = *next;
         }
-        Some(*last)
+
+        // The way is not gone again: a client may resume often, and ask for its first connection each time. Those on it are forgotten
+        // before those that they are led past.
+        let mut at = *id;
+        while let Some(next) = self.by_id.get_mut(&at) {
+            at = std::mem::replace(next, last);
+        }
+        Some(last)
     }
 }

@@ -113,6 +113,9 @@ fn the_last_that_has_taken_a_place_is_known_for_the_window_and_no_more_than_may_
     }
     assert_eq!(successors.last(&id(0)), Some(id(3)));
     assert_eq!(successors.last(&id(3)), None);
+    for slot in 0..3 {
+        assert_eq!(successors.by_id[&id(slot)], id(3), "the way is short now");
+    }
 
     successors.in_order[0].0 -= WINDOW * 2;
     successors.note(id(3), id(4), WINDOW);

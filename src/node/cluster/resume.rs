@@ -13,6 +13,7 @@ use super::{
     Handles,
     leases::Membership,
     notices::NoticeRelay,
+    receive::Recent,
     relocations::Relocations,
     removed::RemovalRecords,
     roster::Roster,
@@ -24,7 +25,7 @@ use crate::{
     filter::Value,
     hub::{ClientKey, Hub, LostChannel, Snapshot},
     id::{AppId, ConnectionId, NodeId},
-    limits::HANDED_OVER,
+    limits::{HANDED_OVER, TAKEN_OVER},
     protocol::{
         envelope::{MemberNotice, Notices},
         native::MemberKind,
@@ -37,6 +38,9 @@ pub(crate) struct ResumeState {
     /// Its profile as JSON; `null` if none.
     pub(super) profile: Box<RawValue>,
     pub(crate) channels: Vec<ResumeChannel>,
+    /// The connection that had it, if that has taken the place of the one that the client named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    successor: Option<String>,
     /// It comes from the list of members of a node that does not answer.
     #[serde(skip)]
     pub(crate) is_listed: bool,
@@ -53,6 +57,21 @@ pub(crate) struct ResumeChannel {
 }
 
 impl ResumeState {
+    /// What a lost connection had, as a list of members says it.
+    pub(super) fn listed(profile: Box<RawValue>, channels: Vec<ResumeChannel>) -> Self {
+        Self {
+            profile,
+            channels,
+            successor: None,
+            is_listed: true,
+        }
+    }
+
+    /// See [`ResumeState::successor`].
+    pub(crate) fn successor(&self) -> Option<ConnectionId> {
+        self.successor.as_ref()?.parse().ok()
+    }
+
     /// Its profile.
     pub(crate) fn profile(&self) -> Option<Value> {
         let profile = Value::from_json(&mut self.profile.get().as_bytes().to_vec(), None).ok()?;
@@ -78,8 +97,15 @@ pub(super) enum Settled {
 pub(super) enum Handed {
     /// What it had; nothing if it is not known.
     Known(Option<ResumeState>),
+    Moved(Moved),
     /// [`IN_LIST`].
     Elsewhere(String),
+}
+
+/// What a node says whose lost connection was taken over on another node. Its client may not know that.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Moved {
+    moved_to: u32,
 }
 
 /// What a node says that departs: its list of members in Redis has what the connection had.
@@ -220,6 +246,8 @@ pub(crate) struct Handover {
     removals: Arc<RemovalRecords>,
     /// Lost connections whose clients came back to other nodes, which are about to say to what.
     handed: Mutex<AHashMap<ConnectionId, LocalResume>>,
+    /// The nodes to which the last of them came back.
+    taken_by: Mutex<Recent<NodeId, ConnectionId>>,
     /// Where their places in channels went.
     pub(super) moved: Relocations,
 }
@@ -241,6 +269,7 @@ impl Handover {
             notices: notices.clone(),
             removals: removals.clone(),
             handed: Mutex::default(),
+            taken_by: Mutex::default(),
             moved: Relocations::default(),
         }
     }
@@ -256,24 +285,47 @@ impl Handover {
         device: Option<&str>,
     ) -> Option<ResumeState> {
         let context = self.hub.context();
-        // This node knows its own, and looked there before.
-        if id.node == context.node || context.limits.resume_window.is_zero() {
+        if context.limits.resume_window.is_zero() {
             return None;
+        }
+
+        let mut node = id.node;
+        if node == context.node {
+            // This node knows its own, and looked there before.
+            node = self.taken_by(id)?;
         }
 
         let request = Request::Recall {
             id: id.to_string(),
             user: user.map(ToOwned::to_owned),
             device: device.map(ToOwned::to_owned),
+            or_successor: true,
         };
 
-        let said = self.rpc.call_one(app, id.node, &request).await;
-        let handed = said.map(|said| serde_json::from_str::<Option<ResumeState>>(said.get()));
-        match handed {
-            Some(Ok(resume_state)) => resume_state,
-            // It is not there, or says that it departs.
-            None | Some(Err(_)) => self.roster.resume_from_list(app, id, user, device).await,
+        for _ in 0..TAKEN_OVER {
+            let said = self.rpc.call_one(app, node, &request).await;
+            let said = said.as_ref().map_or("", |said| said.get());
+            if let Ok(resume_state) = serde_json::from_str::<Option<ResumeState>>(said) {
+                return resume_state;
+            }
+
+            match serde_json::from_str(said) {
+                Ok(Moved { moved_to }) if moved_to != context.node.0 => node = NodeId(moved_to),
+                // It is not there, or says that it departs.
+                Err(_) if node == id.node => {
+                    return self.roster.resume_from_list(app, id, user, device).await;
+                }
+                _ => return None,
+            }
         }
+        None
+    }
+
+    /// The node to which the client of the connection `id` of this node has come back, or that of its successor here.
+    fn taken_by(&self, id: &ConnectionId) -> Option<NodeId> {
+        let successor = self.hub.context().resume_table.successor(id);
+        let taken_by = self.taken_by.lock();
+        taken_by.get(&successor.unwrap_or(*id)).copied()
     }
 
     /// Notifies the node of the lost connection `id` which channels its client is about to come back to here, as `own`; the others
@@ -351,32 +403,41 @@ impl Handover {
         settled
     }
 
-    /// Hands out what this node has of a lost connection. If the node departs, answers once that is in the list.
+    /// Hands out what this node has of a lost connection, or of the one that has taken its place since. If the node departs, answers
+    /// once that is in the list.
     pub(super) async fn hand_out(
         self: &Arc<Self>,
-        app: AppId,
         id: &str,
-        user: Option<&str>,
-        device: Option<&str>,
+        client: ClientKey<'_>,
+        or_successor: bool,
     ) -> Handed {
         // The list is what counts from here on. It may still be on its way to Redis.
         if self.membership.departs() {
             self.roster.list_finished().await;
             return Handed::Elsewhere(IN_LIST.to_owned());
         }
-        Handed::Known(self.hand_out_now(app, id, user, device))
+
+        let handed = self.hand_out_now(id, client, or_successor);
+        let named = id.parse().ok().filter(|_| handed.is_none() && or_successor);
+        match named.and_then(|named| self.taken_by(&named)) {
+            Some(node) => Handed::Moved(Moved { moved_to: node.0 }),
+            None => Handed::Known(handed),
+        }
     }
 
     fn hand_out_now(
         self: &Arc<Self>,
-        app: AppId,
         id: &str,
-        user: Option<&str>,
-        device: Option<&str>,
+        client: ClientKey<'_>,
+        or_successor: bool,
     ) -> Option<ResumeState> {
-        let id: ConnectionId = id.parse().ok()?;
-        let client = ClientKey { app, user, device };
-        let local_resume = LocalResume::find(&self.hub, &self.revocations, &id, client)?;
+        let named: ConnectionId = id.parse().ok()?;
+        let (hub, revocations) = (&self.hub, &self.revocations);
+        let successor = || LocalResume::find_successor(hub, revocations, &named, client);
+        let local_resume = LocalResume::find(hub, revocations, &named, client)
+            .or_else(|| or_successor.then(successor).flatten())?;
+
+        let id = local_resume.lost.id();
         let profile = local_resume.lost.profile();
         let profile = to_raw_value(&profile).ok()?;
 
@@ -401,6 +462,7 @@ impl Handover {
         Some(ResumeState {
             profile,
             channels,
+            successor: (id != named).then(|| id.to_string()),
             is_listed: false,
         })
     }
@@ -423,6 +485,7 @@ impl Handover {
             return Settled::Elsewhere(IN_LIST.to_owned());
         }
 
+        self.taken_by.lock().insert(local_resume.lost.id(), to);
         let (app, taken) = (local_resume.lost.app, taken.iter().map(String::as_str));
         let taken: AHashSet<&str> = taken.collect();
         let mut claimed = Vec::new();

@@ -166,11 +166,8 @@ impl Roster {
             return None;
         }
 
-        Some(ResumeState {
-            profile: profile.or_else(|| to_raw_value(&()).ok())?,
-            channels,
-            is_listed: true,
-        })
+        let profile = profile.or_else(|| to_raw_value(&()).ok())?;
+        Some(ResumeState::listed(profile, channels))
     }
 
     /// Takes the places of the connection `id` in `channels` out of the list of its node. Nothing if it is not known whether that was

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     close::Close,
-    hub::{Count, PageCursor, Snapshot},
+    hub::{ClientKey, Count, PageCursor, Snapshot},
     id::{AppId, ConnectionId, NodeId},
     limits::{PAGE_BYTES, PAGE_STRIDE, USERS_NAMED},
     protocol::{envelope::WireTarget, native::MembersBuilder},
@@ -92,9 +92,15 @@ pub(super) async fn handle_request(
             };
             said(page_as_told(node, app, wire_target, from.as_deref(), bounds).await)
         }
-        Request::Recall { id, user, device } => {
+        Request::Recall {
+            id,
+            user,
+            device,
+            or_successor,
+        } => {
             let (user, device) = (user.as_deref(), device.as_deref());
-            to_raw_value(&cluster.handover.hand_out(app, &id, user, device).await)
+            let client = ClientKey { app, user, device };
+            to_raw_value(&cluster.handover.hand_out(&id, client, or_successor).await)
         }
         Request::Settle { id, taken } => {
             to_raw_value(&cluster.handover.settle(&id, &taken, from).await)

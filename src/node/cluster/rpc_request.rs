@@ -94,6 +94,10 @@ pub(super) enum Request {
         id: String,
         user: Option<String>,
         device: Option<String>,
+        /// If it has been taken over on the node that is asked, and its client may not know that: what the connection had that did.
+        /// A node of an earlier version does not ask that.
+        #[serde(default)]
+        or_successor: bool,
     },
     /// It goes on there in these channels, and has left the others.
     Settle {

@@ -67,6 +67,13 @@ pub(crate) struct Sent {
     receipt: bool,
 }
 
+impl Sent {
+    /// How many messages it is.
+    pub(in crate::node) fn messages(&self) -> usize {
+        self.published.len()
+    }
+}
+
 /// Sends publications of this node to the other nodes.
 ///
 /// It owns nothing but its handles: a publication on its way is its caller's. [`Node`](super::super::Node) calls it when it
@@ -262,6 +269,11 @@ impl EnvelopeSender {
             published: topics.into_iter().map(publish).collect(),
             receipt,
         })
+    }
+
+    /// Whether all messages go by one server, which keeps their order.
+    pub(in crate::node) fn has_one_server(&self) -> bool {
+        self.bus.has_one_server()
     }
 
     /// Waits until Redis has the message, and, where its caller wants that, for the other nodes' counts. Nodes that it

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Instant};
 
 use smol_str::SmolStr;
 
-use super::{Admitted, Prepared, preparing::Durability};
+use super::{Admitted, Begun, Prepared, preparing::Durability};
 use crate::{
     history::{Key, New, Retention},
     hub::{Permit, Reach, Recipients, RemainingScan, ScanPermit, Selection},
@@ -90,10 +90,8 @@ impl Node {
         receipt
     }
 
-    pub(super) async fn carry_out(
-        self: Arc<Self>,
-        admitted: Admitted,
-    ) -> Result<Receipt, NodeError> {
+    /// Carries out what was admitted. Only the other nodes' part of it has yet to be waited for ([`Node::end`]).
+    pub(super) async fn carry_out(self: Arc<Self>, admitted: Admitted) -> Result<Begun, NodeError> {
         let Admitted {
             prepared,
             reach,
@@ -104,7 +102,7 @@ impl Node {
         if prepared.comes_by_bus() {
             // It is admitted when it comes back. Until then, others may have these places.
             drop((scan_permit, permit));
-            return self.publish_durable(prepared, None).await;
+            return self.carry_out_over_bus(prepared).await;
         }
 
         let Prepared {
@@ -116,6 +114,13 @@ impl Node {
             message,
         } = prepared;
 
+        let new = New {
+            id,
+            draft,
+            omit,
+            tail: None,
+        };
+
         let mut receipt = Receipt::new(id);
         // Before it is placed here, so that other nodes need not wait for that.
         let sent = message.and_then(|message| self.send(message));
@@ -123,7 +128,7 @@ impl Node {
 
         match durability {
             Durability::Transient => {
-                let frame = self.encode(selection.app, &draft);
+                let frame = self.encode(selection.app, &new.draft);
                 receipt.add(
                     self.hub
                         .place_reach(&selection, reach, &frame, &permit)
@@ -131,44 +136,35 @@ impl Node {
                 );
             }
             Durability::Channel(channel, key, retention) => {
-                let new = New {
-                    id,
-                    draft,
-                    omit,
-                    tail: None,
-                };
-                self.place_in_history(
-                    &selection,
-                    (channel, key, retention),
-                    new,
-                    &permit,
-                    &mut receipt,
-                )
-                .await?;
+                let stored = (channel, key, retention);
+                self.place_in_history(&selection, stored, new, &permit, &mut receipt)
+                    .await?;
             }
             Durability::Users(users, retention) => {
-                let new = New {
-                    id,
-                    draft,
-                    omit,
-                    tail: None,
-                };
-                self.place_for_users(
-                    &mut selection,
-                    (users, retention),
-                    new,
-                    &permit,
-                    &mut receipt,
-                )
-                .await?;
+                let stored = (users, retention);
+                self.place_for_users(&mut selection, stored, new, &permit, &mut receipt)
+                    .await?;
             }
         }
 
         drop((scan_permit, permit));
         self.note_placed(&selection, began, &receipt);
-        self.sent(selection.app, sent, &mut receipt).await;
 
-        Ok(receipt)
+        Ok(Begun {
+            app: selection.app,
+            receipt,
+            sent,
+        })
+    }
+
+    async fn carry_out_over_bus(&self, prepared: Prepared) -> Result<Begun, NodeError> {
+        let app = prepared.selection.app;
+        let receipt = self.publish_durable(prepared, None).await?;
+        Ok(Begun {
+            app,
+            receipt,
+            sent: None,
+        })
     }
 
     /// Appends an event to the history of its channel, and places it before the channel's next one.

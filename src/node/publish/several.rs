@@ -59,7 +59,7 @@ impl Node {
         let mut receipt: Option<Receipt> = None;
         if by_bus.is_empty() {
             for one in admitted {
-                if !self.sum_up(app, &mut receipt, self.clone().carry_out(one).await)? {
+                if !self.sum_up(app, &mut receipt, self.carry_out_whole(one).await)? {
                     break;
                 }
             }
@@ -91,12 +91,18 @@ impl Node {
                 scan_permit,
             };
 
-            if !self.sum_up(app, &mut receipt, self.clone().carry_out(one).await)? {
+            if !self.sum_up(app, &mut receipt, self.carry_out_whole(one).await)? {
                 break;
             }
         }
 
         Ok(receipt.unwrap_or_else(|| Receipt::new(Uuid::now_v7())))
+    }
+
+    /// Carries one out, and waits until it has reached the other nodes.
+    async fn carry_out_whole(self: &Arc<Self>, one: Admitted) -> Result<Receipt, NodeError> {
+        let begun = self.clone().carry_out(one).await?;
+        Ok(self.end(begun).await)
     }
 
     /// Adds what became of one of several publications; false if the rest is not to be tried.

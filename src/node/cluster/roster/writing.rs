@@ -1,6 +1,9 @@
 //! What is in the list, and how it is written: change by change, or as a whole.
 
-use std::sync::LazyLock;
+use std::{
+    collections::hash_map::Entry,
+    sync::{Arc, LazyLock},
+};
 
 use ahash::AHashMap;
 use bytes::Bytes;
@@ -11,6 +14,7 @@ use smol_str::SmolStr;
 use super::{super::resume_from_list::record, LIST, NEW_LIST, Roster, command};
 use crate::{
     bus::{BusError, Script, Topic},
+    filter::Value,
     hub::{Change, Listing, Snapshot, State, channel_key},
     id::{AppId, ConnectionId},
     limits::MEMBERS_AT_ONCE,
@@ -66,6 +70,23 @@ pub(super) struct Watcher {
     watched: Vec<SmolStr>,
 }
 
+impl Watcher {
+    /// Adds the channels of another part of the same connection.
+    fn join(&mut self, part: Self) {
+        let more = part.connection.channel_names();
+        let mut more = more
+            .filter(|name| !self.connection.is_in(name))
+            .cloned()
+            .peekable();
+        if more.peek().is_some() {
+            let names = self.connection.channel_names().cloned();
+            let names = names.chain(more).map(Value::String).collect();
+            Arc::make_mut(&mut self.connection).attributes.channels = Value::List(names);
+        }
+        self.watched.extend(part.watched);
+    }
+}
+
 impl Roster {
     /// Makes changes to the list, if Redis has version `before` of it. Returns the version that Redis has then; nothing if it has
     /// lost the list.
@@ -99,6 +120,9 @@ impl Roster {
     fn changed_fields(&self, batch: &[Change]) -> ListFields {
         let mut fields = ListFields::new();
         let mut records: AHashMap<ConnectionId, Option<&Change>> = AHashMap::new();
+        // A closed connection may wait in some channels longer than in others, or without them. The last of them takes its record away.
+        let waits = |id: &ConnectionId| self.hub.context().resume_table.waits(id);
+
         for change in batch {
             let Change {
                 app,
@@ -115,12 +139,15 @@ impl Roster {
                     records.insert(member.id(), Some(change));
                     if let Some(previous) = *previous {
                         fields.insert(self.field(*app, channel, previous), None);
-                        records.insert(previous, None);
+                        if !waits(&previous) {
+                            records.insert(previous, None);
+                        }
                     }
                 }
                 Listing::Out { is_over } => {
                     fields.insert(field, None);
-                    if *is_over || member.channels().all(|other| other == channel) {
+                    let is_last = *is_over || member.channels().all(|other| other == channel);
+                    if is_last && !waits(&member.id()) {
                         records.insert(member.id(), None);
                     }
                 }
@@ -142,7 +169,10 @@ impl Roster {
     pub(super) async fn list_profiles(&self) -> Result<(), BusError> {
         let mut fields = Vec::new();
         let mut slice = TimeSlice::begin();
-        for (lost, _) in self.hub.context().resume_table.all().await {
+        for Watcher {
+            connection: lost, ..
+        } in self.all_lost().await
+        {
             slice.rest().await;
             if lost.channels().next().is_none() {
                 let record = record(&self.apps.get(lost.app).name, &lost, None);
@@ -166,22 +196,10 @@ impl Roster {
         self.bus.command(&home, command("UNLINK", &[&new])).await?;
         self.hub.context().metrics.bus.lists_written.inc();
         let mut members = self.all_members().await;
-
         // Those who may come back, or are about to, are to leave too if the node does not live to see that they do not.
-        let resume_table = &self.hub.context().resume_table;
-        let lost = resume_table.all().await.into_iter();
-        members.extend(lost.map(|(connection, watched)| Watcher {
-            connection,
-            watched,
-        }));
-
-        // In which channels these heard of the others is not known any more.
-        let returning = resume_table.returning().into_iter();
-        let own = returning.filter(|connection| connection.id().node == self.node);
-        members.extend(own.map(|connection| Watcher {
-            connection,
-            watched: Vec::new(),
-        }));
+        members.extend(self.all_lost().await);
+        // One that was lost meanwhile is among both.
+        let members = joined(members).await;
 
         let mut fields = vec![(VERSION.to_owned(), now.clone().into_bytes())];
         let mut slice = TimeSlice::begin();
@@ -217,6 +235,26 @@ impl Roster {
             .await?;
 
         Ok(now)
+    }
+
+    /// Connections that may come back, or whose clients are about to, each once.
+    async fn all_lost(&self) -> Vec<Watcher> {
+        let resume_table = &self.hub.context().resume_table;
+        let lost = resume_table.all().await.into_iter();
+        let lost = lost.map(|(connection, watched)| Watcher {
+            connection,
+            watched,
+        });
+
+        // In which channels these heard of the others is not known any more.
+        let returning = resume_table.returning().into_iter();
+        let own = returning.filter(|connection| connection.id().node == self.node);
+        let own = own.map(|connection| Watcher {
+            connection,
+            watched: Vec::new(),
+        });
+
+        joined(lost.chain(own).collect()).await
     }
 
     /// Adds fields to `list`.
@@ -276,6 +314,25 @@ impl Roster {
     fn field(&self, app: AppId, channel: &str, member: ConnectionId) -> String {
         format!("{} {channel} {member}", self.apps.get(app).name)
     }
+}
+
+/// Makes one of those with the same connection. If its channels wait for different times, each has some of them, and the record of
+/// a connection names all.
+async fn joined(parts: Vec<Watcher>) -> Vec<Watcher> {
+    let mut places: AHashMap<ConnectionId, usize> = AHashMap::with_capacity(parts.len());
+    let mut all: Vec<Watcher> = Vec::with_capacity(parts.len());
+    let mut slice = TimeSlice::begin();
+    for part in parts {
+        slice.rest().await;
+        match places.entry(part.connection.id()) {
+            Entry::Occupied(place) => all[*place.get()].join(part),
+            Entry::Vacant(place) => {
+                place.insert(all.len());
+                all.push(part);
+            }
+        }
+    }
+    all
 }
 
 fn listed(member: &Snapshot, channel: &str, watched: bool) -> Vec<u8> {
