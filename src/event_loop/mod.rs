@@ -3,6 +3,7 @@
 //! Everything here belongs to one thread and is reached through `Rc`; other threads reach the shard's
 //! [table](crate::hub) only.
 
+mod client_tasks;
 mod deadlines;
 mod flush;
 mod heartbeats;
@@ -25,6 +26,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use client_tasks::ClientTasks;
 use deadlines::{Deadlines, Due, until};
 use deferred_drops::DeferredDrops;
 use heartbeats::Heartbeats;
@@ -192,6 +194,7 @@ pub(crate) struct EventLoop {
     owner: RefCell<Owner>,
     buffer: RefCell<Box<[u8]>>,
     heartbeats: RefCell<Heartbeats>,
+    clients: ClientTasks,
     deferred_drops: DeferredDrops,
     unfinished: Unfinished,
     /// What came after messages that have yet to be done.
@@ -212,6 +215,7 @@ impl EventLoop {
             index,
             buffer: RefCell::new(vec![0; READ_BUFFER].into_boxed_slice()),
             heartbeats: RefCell::new(heartbeats),
+            clients: ClientTasks::default(),
             deferred_drops: DeferredDrops::default(),
             unfinished: Unfinished::new(unfinished_bytes),
             held: Unfinished::new(HELD_BYTES / hub.shards().len()),
@@ -224,6 +228,7 @@ impl EventLoop {
     /// Starts the tasks that write and watch; they live as long as the thread's runtime.
     pub(crate) fn start(self: &Rc<Self>, supervisor: &Supervisor) {
         let named = |task: &str| format!("{task} of shard {}", self.index);
+        spawn_local(supervisor.run(&named("clients"), self.clients.work()));
         spawn_local(supervisor.run(&named("leaving"), self.deferred_drops.work()));
         spawn_local(supervisor.run(&named("flush"), self.clone().flush()));
         spawn_local(supervisor.run(&named("watch"), self.clone().watch()));
@@ -307,6 +312,11 @@ impl EventLoop {
 
         entry.socket = Some(socket.clone());
         is_own
+    }
+
+    /// Runs what a client does until its connection ends, in turns with what else the thread has to do.
+    pub(crate) fn run_client(&self, task: impl Future<Output = ()> + 'static) {
+        self.clients.start(task);
     }
 
     /// Does `last` for a connection that has ended: later, in the order of the calls, and in slices.

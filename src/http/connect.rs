@@ -461,8 +461,8 @@ fn begin(
         };
 
         // A task of its own, so that the handshake's larger one is freed.
-        if let Some(session) = Session::begin(node, event_loop, arrival) {
-            tokio::task::spawn_local(session.run());
+        if let Some(session) = Session::begin(node, event_loop.clone(), arrival) {
+            event_loop.run_client(session.run());
         }
     });
 

@@ -289,7 +289,7 @@ impl Call<'_> {
 
         // Only now, so that a session that could not begin leaves no name behind.
         polls.insert(&sid, transport.clone());
-        tokio::task::spawn_local(async move {
+        self.event_loop.run_client(async move {
             session.run().await;
             handover.end();
             polls.end(&sid);

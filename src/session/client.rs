@@ -6,6 +6,7 @@ use serde_json::value::RawValue;
 use smol_str::SmolStr;
 
 use super::{
+    Operation,
     arrival::default_rights,
     calling::explained_call,
     cost::{Cost, MessageProgress},
@@ -244,7 +245,7 @@ impl Client {
         request: Request<'_>,
         state: State,
         connection: &Snapshot,
-    ) -> MessageProgress<impl Future<Output = Cost> + use<>> {
+    ) -> MessageProgress<Operation> {
         if !self.permits(id, &request, state, connection) {
             return MessageProgress::Done(Cost::NONE);
         }
@@ -253,7 +254,7 @@ impl Client {
             MessageProgress::Waiting(later) => {
                 // The message's bytes are gone by the time of the answer.
                 let id = id.map(ToOwned::to_owned);
-                MessageProgress::Waiting(async move { self.finish(id, later).await })
+                MessageProgress::Waiting(self.finish(id, later))
             }
         }
     }
@@ -357,35 +358,36 @@ impl Client {
         later.map_or(MessageProgress::Done(Cost::NONE), MessageProgress::Waiting)
     }
 
-    async fn finish(self, id: Option<Box<RawValue>>, later: Later) -> Cost {
+    /// What is left to do of a message. Each kind has a future of its own size: thousands of clients may wait at the same time,
+    /// and most of them to join.
+    fn finish(self, id: Option<Box<RawValue>>, later: Later) -> Operation {
         match later {
-            Later::Join(join) => {
-                self.join(join, JoinReply::Ack(id), JoinKind::New)
-                    .await
-                    .cost
-            }
+            Later::Join(join) => Box::pin(async move {
+                let reply = JoinReply::Ack(id);
+                self.join(join, reply, JoinKind::New).await.cost
+            }),
             Later::Members {
                 channel,
                 from,
                 limit,
-            } => {
+            } => Box::pin(async move {
                 let Some(id) = &id else { return Cost::NONE };
                 self.drained().await;
                 match from {
                     PageFrom::Here(from) => self.page_of_node(id, &channel, from, limit).await,
                     PageFrom::Everywhere(from) => self.page_of_all(id, &channel, from, limit).await,
                 }
-            }
-            Later::Roster(channel) => {
+            }),
+            Later::Roster(channel) => Box::pin(async move {
                 let Some(id) = &id else { return Cost::NONE };
                 self.drained().await;
                 self.roster(id, &channel).await
-            }
-            Later::Update(data) => {
+            }),
+            Later::Update(data) => Box::pin(async move {
                 self.node.queue_long_step(self.app, LongStep::Client).await;
                 self.update(id.as_deref(), &data)
-            }
-            Later::Publish(prepared, cost) => {
+            }),
+            Later::Publish(prepared, cost) => Box::pin(async move {
                 match self.node.deliver(*prepared).await {
                     Ok(receipt) => {
                         if let Some(id) = &id {
@@ -395,7 +397,7 @@ impl Client {
                     Err(error) => self.refuse(id.as_deref(), error.code(), &error.to_string()),
                 }
                 cost
-            }
+            }),
         }
     }
 

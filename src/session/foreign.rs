@@ -243,7 +243,7 @@ impl Session {
             Meaning::Call(Call { id, request }) => {
                 match self.client.clone().call(id, request, state, connection) {
                     MessageProgress::Done(cost) => self.charge(cost),
-                    MessageProgress::Waiting(operation) => self.wait_for(operation),
+                    MessageProgress::Waiting(operation) => self.wait_for_boxed(operation),
                 }
             }
             Meaning::JoinAll { id, channels } => self.join_all(id, channels, state, connection),

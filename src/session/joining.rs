@@ -190,7 +190,12 @@ impl Client {
             .await;
 
         // Before the topic lock: other nodes' answers come the way that stored events take, which wait for that lock.
-        let elsewhere = self.remote_page(join, reply).await;
+        let elsewhere = if has_page && self.node.cluster.is_some() {
+            // Large, and thousands may wait that ask for no page.
+            Box::pin(self.remote_page(join)).await
+        } else {
+            None
+        };
         let key = self.node.history_key(self.app, &join.channel);
         // From here until the client is in, no event of the channel is placed: what the history has
         // is replayed, and everything later is live.
@@ -245,12 +250,8 @@ impl Client {
         self.node.take_place(&own, channel)
     }
 
-    /// The first page over all nodes, where there are others and it is asked for.
-    async fn remote_page(&self, join: &Join, reply: &JoinReply) -> Option<PageWithNotices> {
-        if self.node.cluster.is_none() || !join.has_page(reply) {
-            return None;
-        }
-
+    /// The first page over all nodes.
+    async fn remote_page(&self, join: &Join) -> Option<PageWithNotices> {
         let own = self.connection()?;
         let buffer = self
             .node
@@ -501,5 +502,22 @@ impl Client {
             JoinReply::Ack(id) | JoinReply::Part(id) => self.refuse(id.as_deref(), code, message),
             JoinReply::Joined => self.refuse(None, code, message),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bytes of what `join` returns.
+    fn size_of_waiting<'a, F>(_join: impl Fn(&'a Client, Join, JoinReply, JoinKind) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn a_client_that_waits_to_join_takes_little_memory() {
+        // Thousands wait at the same time, until Redis has confirmed that the node hears of their channel.
+        let size = size_of_waiting(Client::join);
+        assert!(size < 2048, "{size} bytes");
     }
 }

@@ -130,7 +130,7 @@ impl Session {
             Ok(Call { id, request }) => {
                 match self.client.clone().call(id, request, state, connection) {
                     MessageProgress::Done(cost) => self.charge(cost),
-                    MessageProgress::Waiting(operation) => self.wait_for(operation),
+                    MessageProgress::Waiting(operation) => self.wait_for_boxed(operation),
                 }
             }
             Err(Misunderstood::Unreadable { message }) => {

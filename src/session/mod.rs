@@ -177,8 +177,12 @@ impl Session {
     }
 
     fn wait_for(&mut self, operation: impl Future<Output = Cost> + 'static) {
+        self.wait_for_boxed(Box::pin(operation));
+    }
+
+    fn wait_for_boxed(&mut self, operation: Operation) {
         self.pending = Some(Box::new(Pending {
-            operation: Some(Box::pin(operation)),
+            operation: Some(operation),
             rest: Vec::new(),
             from: 0,
             held: None,

@@ -64,7 +64,9 @@ impl Cluster {
             return guard.await;
         }
         let watch = self.notices.subscribe_watch(app, channel);
-        let (mut guard, watch) = tokio::join!(guard, watch);
+        // Boxed for those who do not watch: thousands of them may wait to join.
+        let both = Box::pin(async { tokio::join!(guard, watch) });
+        let (mut guard, watch) = both.await;
         guard.watch = Some(watch);
         guard
     }

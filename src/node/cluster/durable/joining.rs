@@ -96,7 +96,8 @@ impl Replicator {
             Some(at) if at.epoch == position.epoch && at.offset > position.offset => return Ok(()),
             // What is newer comes to all of them over the bus, the one who joins included.
             Some(at) if at != position && self.has_members(key) => {
-                self.catch_up(key, at, position.offset, None).await?;
+                // Rare, and large: every client that waits to join would have room for it.
+                Box::pin(self.catch_up(key, at, position.offset, None)).await?;
             }
             _ => {}
         }

@@ -1,0 +1,201 @@
+//! The tasks of a thread's clients, in a queue of their own.
+//!
+//! Thousands of clients may send something at the same moment. In the same queue, each step of an event would wait for all
+//! of them: the call that publishes it, its arrival from another node, its way to the sockets. So clients take turns with the
+//! thread's other tasks: some of them run, then what else is ready, then the next ones.
+
+use std::{
+    cell::RefCell,
+    fmt,
+    future::{pending, poll_fn},
+    pin::pin,
+    rc::{Rc, Weak},
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering::SeqCst},
+    },
+    task::{Context, Poll, Wake, Waker},
+};
+
+use tokio::task::{LocalSet, yield_now};
+
+/// Where the tasks of clients are started. They live as long as the future of [`ClientTasks::work`], which owns them.
+#[derive(Default)]
+pub(super) struct ClientTasks(RefCell<Weak<LocalSet>>);
+
+impl fmt::Debug for ClientTasks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("ClientTasks").finish_non_exhaustive()
+    }
+}
+
+impl ClientTasks {
+    /// The task that runs the others, which lives as long as the thread's runtime.
+    pub(super) fn work(&self) -> impl Future<Output = ()> + use<> + 'static {
+        let tasks = Rc::new(LocalSet::new());
+        // They hold the thread's event loop, which has this: neither would ever be freed if this owned them.
+        self.0.replace(Rc::downgrade(&tasks));
+        take_turns(tasks)
+    }
+
+    /// Starts a task, unless the thread has ended.
+    pub(super) fn start(&self, task: impl Future<Output = ()> + 'static) {
+        if let Some(tasks) = self.0.borrow().upgrade() {
+            tasks.spawn_local(task);
+        }
+    }
+}
+
+/// Runs `tasks` in turns with the other tasks of the thread, until it is dropped.
+async fn take_turns(tasks: Rc<LocalSet>) {
+    let mut tasks = pin!(tasks.run_until(pending::<()>()));
+    let mut turns: Option<Arc<Turns>> = None;
+
+    loop {
+        poll_fn(|cx| {
+            let turns = match &mut turns {
+                Some(turns) if turns.task.will_wake(cx.waker()) => turns,
+                other => other.insert(Turns::of(cx.waker())),
+            };
+
+            turns.begin();
+            let waker = Waker::from(turns.clone());
+            // Never ready. A call runs 61 tasks at most, and wakes the waker if that was not all.
+            let _ = tasks.as_mut().poll(&mut Context::from_waker(&waker));
+            if turns.end() {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
+        })
+        .await;
+
+        // Until the thread has looked at its sockets. Woken immediately, this task would run before what has come there.
+        yield_now().await;
+    }
+}
+
+/// No client's task runs. If one has something to do, `take_turns` is woken.
+const RESTING: u8 = 0;
+
+/// Some run.
+const RUNNING: u8 = 1;
+
+/// Some run, and others are to run after them.
+const HAS_MORE: u8 = 2;
+
+/// Wakes the task of [`take_turns`], except while that runs: then it only notes that there is more to do.
+struct Turns {
+    task: Waker,
+    state: AtomicU8,
+}
+
+impl Turns {
+    fn of(task: &Waker) -> Arc<Self> {
+        Arc::new(Self {
+            task: task.clone(),
+            state: AtomicU8::new(RESTING),
+        })
+    }
+
+    fn begin(&self) {
+        self.state.store(RUNNING, SeqCst);
+    }
+
+    /// Whether there is more to do.
+    fn end(&self) -> bool {
+        self.state.swap(RESTING, SeqCst) == HAS_MORE
+    }
+}
+
+impl Wake for Turns {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        // In one step: other threads wake it too, and one of them may do so just when the turn ends.
+        let noted = self
+            .state
+            .compare_exchange(RUNNING, HAS_MORE, SeqCst, SeqCst);
+        if noted == Err(RESTING) {
+            self.task.wake_by_ref();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use tokio::task::spawn_local;
+
+    use super::*;
+
+    /// Tasks that yield, more than run in one turn.
+    const MANY: usize = 1000;
+
+    #[tokio::test]
+    async fn what_else_is_ready_goes_between_some_of_the_clients() {
+        let all = async {
+            let clients = ClientTasks::default();
+            spawn_local(clients.work());
+            let ran = Rc::new(Cell::new(0));
+            for _ in 0..MANY {
+                let ran = ran.clone();
+                clients.start(async move { ran.set(ran.get() + 1) });
+            }
+
+            let mut turns = Vec::new();
+            while ran.get() < MANY {
+                yield_now().await;
+                turns.push(ran.get());
+            }
+            turns
+        };
+
+        let turns = LocalSet::new().run_until(all).await;
+        let most = turns.windows(2).map(|two| two[1] - two[0]).max();
+        assert!(most.is_some_and(|most| most < MANY / 10), "{turns:?}");
+    }
+
+    #[tokio::test]
+    async fn a_client_that_another_thread_wakes_runs() {
+        let all = async {
+            let clients = ClientTasks::default();
+            spawn_local(clients.work());
+            for n in 0..100 {
+                let (sender, receiver) = tokio::sync::oneshot::channel();
+                let (done, heard) = tokio::sync::oneshot::channel();
+                clients.start(async move {
+                    let _ = done.send(receiver.await);
+                });
+                let waking = std::thread::spawn(move || sender.send(n));
+                assert_eq!(heard.await, Ok(Ok(n)));
+                waking.join().unwrap().unwrap();
+            }
+        };
+        LocalSet::new().run_until(all).await;
+    }
+
+    #[tokio::test]
+    async fn tasks_end_with_the_one_that_runs_them() {
+        let held = Rc::new(());
+        let clients = Rc::new(ClientTasks::default());
+        let (task, own) = (held.clone(), clients.clone());
+        let set = LocalSet::new();
+        set.spawn_local(clients.work());
+        clients.start(async move {
+            let _held = (task, own);
+            pending::<()>().await;
+        });
+        set.run_until(yield_now()).await;
+        assert_eq!(Rc::strong_count(&held), 2);
+        drop(set);
+        assert_eq!(
+            (Rc::strong_count(&held), Rc::strong_count(&clients)),
+            (1, 1)
+        );
+        clients.start(pending());
+    }
+}
