@@ -143,7 +143,8 @@ impl Frame {
     }
 
     /// The same in another form, which `encode` writes, and which is not kept with this one.
-    pub(super) fn once_in_form(&self, encode: impl FnOnce() -> Vec<u8>) -> Self {
+    #[must_use]
+    pub fn once_in_form(&self, encode: impl FnOnce() -> Vec<u8>) -> Self {
         if self.0.kind.is_final {
             return self.clone();
         }
@@ -157,7 +158,8 @@ impl Frame {
     /// The same in `form`, which `encode` writes the first time that it is asked for.
     ///
     /// A frame in its final form is returned as it is.
-    pub(super) fn in_form(&self, form: Form, encode: impl FnOnce() -> Vec<u8>) -> Self {
+    #[must_use]
+    pub fn in_form(&self, form: Form, encode: impl FnOnce() -> Vec<u8>) -> Self {
         if self.0.kind.is_final {
             return self.clone();
         }
