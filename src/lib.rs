@@ -56,7 +56,6 @@ compile_error!(
 );
 
 // The list is the layer diagram, bottom up: a module may use what is above it here, and nothing below.
-pub mod close;
 pub mod id;
 pub mod limits;
 mod time_slice;
@@ -66,7 +65,6 @@ mod refusals;
 mod supervisor;
 mod outbound;
 pub mod config;
-pub mod protocol;
 pub mod auth;
 mod bus;
 mod history;
@@ -96,6 +94,8 @@ pub mod cli;
 pub use fanfare_filter as filter;
 use fanfare_filter::nearest;
 pub use fanfare_filter::{FilterError, Value};
+pub use fanfare_protocol as protocol;
+pub use fanfare_protocol::close;
 
 pub use crate::{
     app::SetupError,

@@ -25,8 +25,12 @@ pub mod size;
 mod slices;
 mod sockets;
 
-// The filter language has bounds of its own: `fanfare_filter::limits`.
+// The filter language and the protocols have bounds of their own: `fanfare_filter::limits`, `fanfare_protocol::limits`.
 pub use fanfare_filter::limits::{DATA_DEPTH, FILTER_STEP_WORK, SUGGESTED_BYTES, TARGET_NAMES};
+pub use fanfare_protocol::limits::{
+    CHANNEL_NAME_BYTES, EVENT_NAME_BYTES, EXPIRED_RECONNECT, MESSAGE_FRAGMENTS,
+    SOCKETIO_ATTACHMENTS, SOCKETIO_NAMESPACES, USER_BYTES,
+};
 
 pub use self::admission::*;
 pub use self::auth::*;

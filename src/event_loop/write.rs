@@ -12,11 +12,9 @@ use tokio::net::TcpStream;
 
 use super::pages::Pages;
 use crate::{
+    hub::Forms,
     limits::{JOINED_BYTES, PAGED_AFTER, PAGED_BYTES, PAGED_SOCKETS, WRITE_VECTORS},
-    protocol::{
-        frame::Frame,
-        wire::{Form, Forms},
-    },
+    protocol::{frame::Frame, wire::Form},
 };
 
 /// The buffers of one write.

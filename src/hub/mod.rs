@@ -7,6 +7,7 @@
 mod connection;
 mod cursor;
 mod flushing;
+mod forms;
 pub(crate) mod admission;
 mod holds;
 mod inbox;
@@ -48,6 +49,7 @@ pub(crate) use admission::Permit;
 pub use connection::Connection;
 pub(crate) use connection::{PageCursor, SlotRef, Snapshot, State};
 pub(crate) use flushing::{Batch, Load, Outcome, Progress, Settled, WaitingLists, Work};
+pub(crate) use forms::Forms;
 #[cfg(feature = "holds")]
 pub(crate) use holds::take_longest;
 pub(crate) use membership::{About, Joining};

@@ -10,11 +10,8 @@ use std::{
     time::Instant,
 };
 
-use super::{admission::Permit, log::Log};
-use crate::{
-    limits::SHED_FRAMES,
-    protocol::{frame::Frame, wire::Wire},
-};
+use super::{admission::Permit, forms::Wire, log::Log};
+use crate::{limits::SHED_FRAMES, protocol::frame::Frame};
 
 /// A frame that no socket was offered yet, and the admission it came by (none for the protocol's own frames).
 #[derive(Clone, Debug)]

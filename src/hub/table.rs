@@ -12,6 +12,7 @@ use roaring::RoaringBitmap;
 
 use super::{
     connection::{Connection, SlotRef, Snapshot, State},
+    forms::{Forms, Wire},
     inbox::Inbox,
     index::Index,
     log::Log,
@@ -30,7 +31,7 @@ use crate::{
     limits::{CHANNEL_WORK, INDEX_ENTRY_WORK, Limits, SLOTS_LOOK},
     log_limit::Lines,
     metrics::{AppMetrics, DropReason, Metrics},
-    protocol::wire::{Form, Forms, Wire},
+    protocol::wire::Form,
     refusals::Refusals,
 };
 

@@ -49,10 +49,6 @@ pub const TOKEN_TTL_DEFAULT: Duration = Duration::from_hours(1);
 /// much of a token that is shown.
 pub const EXPIRED_SPREAD: Duration = Duration::from_secs(5);
 
-/// Longest `reconnect_in_ms` of a goodbye to a client whose token has expired, and half of it the shortest: tokens that
-/// were signed together end together, and a client that comes back with the same token must not do so in a loop.
-pub const EXPIRED_RECONNECT: Duration = Duration::from_secs(1);
-
 /// Largest set of public keys that is fetched, in bytes. Common ones are below 10 KiB.
 pub const JWKS_BYTES: usize = 256 * 1024;
 

@@ -18,10 +18,6 @@ pub(crate) fn json_memory(json: usize) -> usize {
 /// and is removed and inserted when the attribute changes. Tokens of large directories name 200 groups at most.
 pub const INDEX_ENTRIES: usize = 256;
 
-/// Frames that one client message may be split into. 64 KiB in pieces of 16 bytes fit; a flood of empty fragments,
-/// which no bound on bytes would ever meet, does not.
-pub const MESSAGE_FRAGMENTS: u32 = 4096;
-
 /// Rate-limited messages in a row after which a client is closed with 4102.
 pub const RATE_LIMIT_STRIKES: u32 = 100;
 

@@ -2,12 +2,6 @@
 
 use std::time::Duration;
 
-/// Most attachments of a packet of Socket.IO. Its newest clients end the connection where a packet has more.
-pub const SOCKETIO_ATTACHMENTS: usize = 10;
-
-/// Most namespaces of Socket.IO that an app may have. Each set of them that a client can be in is a wire form.
-pub const SOCKETIO_NAMESPACES: usize = 5;
-
 /// How long clients of Engine.IO wait for a ping that is late, before they give the server up. It is for them to find a dead
 /// network; a node that is busy or being reloaded is not to lose them all at the same time.
 pub const PING_TIMEOUT: Duration = Duration::from_secs(30);

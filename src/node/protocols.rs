@@ -6,11 +6,12 @@ use super::recoveries::Recoveries;
 use crate::{
     app::App,
     config::{Config, ProtocolKind, ProtocolsConfig},
+    hub::Forms,
     id::AppId,
     protocol::{
         altogic, mesa,
         socketio::{Namespaces, SocketIo},
-        wire::{Encoding, Form, Forms},
+        wire::{Encoding, Form},
         zexcore,
     },
 };

@@ -2063,7 +2063,9 @@ fn the_page_and_the_description_have_every_code_of_a_problem() {
     // Chosen by a variable where the problem is built; an index path is refused when the server starts.
     codes.extend(["missing_field", "bad_field"].map(str::to_owned));
     codes.extend(codes_of_errors(include_str!("../../src/node/mod.rs")));
-    codes.extend(codes_of_errors(include_str!("../../src/protocol/event.rs")));
+    codes.extend(codes_of_errors(include_str!(
+        "../../crates/protocol/src/event.rs"
+    )));
     codes.extend(
         FilterErrorKind::ALL
             .iter()

@@ -830,7 +830,7 @@ fn a_node_that_leaves_says_bye_with_a_moment_to_come_back() {
 
 #[test]
 fn the_reference_has_every_close_code_and_every_error() {
-    let codes: BTreeMap<String, &str> = include_str!("../../src/close.rs")
+    let codes: BTreeMap<String, &str> = include_str!("../../crates/protocol/src/close.rs")
         .lines()
         .filter_map(|line| line.strip_prefix("pub const ")?.split_once(": u16 = "))
         .map(|(name, code)| (code.trim_end_matches(';').to_owned(), name))

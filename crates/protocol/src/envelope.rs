@@ -30,19 +30,19 @@ use super::{
 };
 
 /// The newest version that this node reads, and that it writes if every other node reads it too.
-pub(crate) const VERSION: u8 = 2;
+pub const VERSION: u8 = 2;
 
 /// The oldest version that this node reads and can write.
-pub(crate) const OLDEST: u8 = 1;
+pub const OLDEST: u8 = 1;
 
 /// The version from which on nodes read events, requests and answers.
 const COMMON: u8 = 1;
 
 /// The version from which on notices carry shares.
-pub(crate) const NOTICES_WITH_SHARES: u8 = 2;
+pub const NOTICES_WITH_SHARES: u8 = 2;
 
 /// The version from which on one request may name several messages of programs that are done.
-pub(crate) const DONE_TOGETHER: u8 = 2;
+pub const DONE_TOGETHER: u8 = 2;
 
 const EVENT: u8 = 1;
 const KEPT: u8 = 2;
@@ -52,7 +52,7 @@ const NOTICES: u8 = 5;
 
 /// Why a message of the bus is skipped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum EnvelopeError {
+pub enum EnvelopeError {
     /// A newer node, or an older one, speaks so.
     #[error("version {0} of the nodes' messages is not known here")]
     Version(u8),
@@ -64,147 +64,179 @@ pub(crate) enum EnvelopeError {
 /// Whom an event or an order is for, as nodes say it to each other: by names and source texts, since each node looks up
 /// and compiles for itself.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub(crate) struct WireTarget {
+pub struct WireTarget {
     /// The union of what is named; none is everyone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) to: Option<Names>,
+    pub to: Option<Names>,
+    /// The text of the filter that narrows it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) filter: Option<String>,
+    pub filter: Option<String>,
+    /// The filter's `params`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) params: Option<Box<RawValue>>,
+    pub params: Option<Box<RawValue>>,
+    /// Who does not get it.
     #[serde(default, skip_serializing_if = "Exceptions::is_empty")]
-    pub(crate) except: Exceptions,
+    pub except: Exceptions,
 }
 
 /// Users, channels and connections by name.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Names {
+pub struct Names {
+    /// All connections of these users.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(crate) users: Vec<String>,
+    pub users: Vec<String>,
+    /// All members of these channels.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(crate) channels: Vec<String>,
+    pub channels: Vec<String>,
+    /// These connections.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(crate) connections: Vec<String>,
+    pub connections: Vec<String>,
 }
 
 /// What goes before an event's frame.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Header<'a> {
+pub struct Header<'a> {
     /// The node that sends it.
-    pub(crate) origin: u32,
+    pub origin: u32,
     /// The publication.
-    pub(crate) id: Uuid,
+    pub id: Uuid,
+    /// The name of the app.
     #[serde(borrow)]
-    pub(crate) app: Cow<'a, str>,
+    pub app: Cow<'a, str>,
+    /// The connections that it is for.
     #[serde(rename = "aim")]
-    pub(crate) wire_target: WireTarget,
+    pub wire_target: WireTarget,
     /// It was sent to several topics, and is to be delivered once.
     #[serde(default, skip_serializing_if = "is_false")]
-    pub(crate) many: bool,
+    pub many: bool,
     /// The node that sends it will ask what became of it.
     #[serde(default, skip_serializing_if = "is_false")]
-    pub(crate) receipt: bool,
+    pub receipt: bool,
 }
 
 /// A message of the bus, understood.
 #[derive(Debug)]
-pub(crate) enum Envelope<'a> {
+pub enum Envelope<'a> {
     /// An event that is not stored.
     Event {
+        /// Its target.
         header: Header<'a>,
+        /// The event, encoded.
         frame: Frame,
     },
     /// An event that the history has, and its place there.
     Durable {
+        /// The numbering of the history.
         epoch: u64,
+        /// The event's number within it.
         offset: u64,
+        /// Its target.
         header: Header<'a>,
+        /// The event, encoded without its offset.
         draft: Draft,
     },
+    /// Something asked of this node.
     Request(WireRequest<'a>),
+    /// The answer to a request of this node.
     Answer(Answer<'a>),
+    /// What has become of members of a channel on another node.
     Notices(Notices),
 }
 
 /// What has become of members of a channel on one node, for those who watch it on others.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Notices {
-    pub(crate) origin: u32,
-    pub(crate) app: String,
-    pub(crate) channel: String,
+pub struct Notices {
+    /// The node that had the members.
+    pub origin: u32,
+    /// The name of the app.
+    pub app: String,
+    /// The channel.
+    pub channel: String,
+    /// What has become of each of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(crate) members: Vec<MemberNotice>,
+    pub members: Vec<MemberNotice>,
     /// Changes that are given as counts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) changes: Option<Changes>,
+    pub changes: Option<Changes>,
     /// What the node has in the channel after them. A node of version 1 does not say it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) share: Option<Share>,
+    pub share: Option<Share>,
     /// The node is gone, and another one says so.
     #[serde(default, skip_serializing_if = "is_false")]
-    pub(crate) is_gone: bool,
+    pub is_gone: bool,
     /// For nodes of version 1: the others get the same by the topic of those who watch.
     #[serde(default, skip_serializing_if = "is_false")]
-    pub(crate) is_copy: bool,
+    pub is_copy: bool,
 }
 
 /// What one node has in a channel.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Share {
+pub struct Share {
     /// Of two shares of a node the one with the greater number is newer.
-    pub(crate) at: u64,
-    pub(crate) connections: u64,
+    pub at: u64,
+    /// Connections in the channel.
+    pub connections: u64,
     /// Their different users.
-    pub(crate) users: u64,
+    pub users: u64,
     /// How often users are there; absent if they are too many to be named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) tallies: Option<Vec<UserShare>>,
+    pub tallies: Option<Vec<UserShare>>,
     /// These are all users, and not only those for whom it has changed.
     #[serde(default, skip_serializing_if = "is_false")]
-    pub(crate) is_whole: bool,
+    pub is_whole: bool,
 }
 
 /// A user, its open connections in a channel on one node, and the lost ones that may come back.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct UserShare(pub(crate) SmolStr, pub(crate) u32, pub(crate) u32);
+pub struct UserShare(pub SmolStr, pub u32, pub u32);
 
 /// What has become of one member.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct MemberNotice {
-    pub(crate) kind: MemberKind,
-    pub(crate) id: String,
-    pub(crate) user: Option<String>,
+pub struct MemberNotice {
+    /// What has become of it.
+    pub kind: MemberKind,
+    /// The connection.
+    pub id: String,
+    /// Its user; `None` if it is anonymous.
+    pub user: Option<String>,
+    /// Its profile, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) data: Option<Box<RawValue>>,
+    pub data: Option<Box<RawValue>>,
     /// The connection whose place it takes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) previous: Option<String>,
+    pub previous: Option<String>,
     /// The node of that one has ended, and may still be thought to have it.
     #[serde(default, skip_serializing_if = "is_false")]
-    pub(crate) is_inherited: bool,
+    pub is_inherited: bool,
     /// Connections of its user in the channel on that node, after the change.
-    pub(crate) tally: u64,
+    pub tally: u64,
 }
 
 /// Something asked of one node or of all.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct WireRequest<'a> {
-    pub(crate) origin: u32,
-    pub(crate) id: u64,
+pub struct WireRequest<'a> {
+    /// The node that asks.
+    pub origin: u32,
+    /// Its number for the request, which the answer repeats.
+    pub id: u64,
+    /// The name of the app.
     #[serde(borrow)]
-    pub(crate) app: Cow<'a, str>,
+    pub app: Cow<'a, str>,
     /// What is to be done; the nodes' own affair.
     #[serde(borrow)]
-    pub(crate) order: &'a RawValue,
+    pub order: &'a RawValue,
 }
 
 /// A node's answer to a request.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Answer<'a> {
-    pub(crate) origin: u32,
-    pub(crate) id: u64,
+pub struct Answer<'a> {
+    /// The node that answers.
+    pub origin: u32,
+    /// The number of the request.
+    pub id: u64,
+    /// What has come of it.
     #[serde(borrow)]
-    pub(crate) result: &'a RawValue,
+    pub result: &'a RawValue,
 }
 
 impl<'a> Envelope<'a> {
@@ -212,7 +244,7 @@ impl<'a> Envelope<'a> {
     ///
     /// # Errors
     /// [`EnvelopeError`]: the message is to be skipped.
-    pub(crate) fn read(message: &'a [u8]) -> Result<Self, EnvelopeError> {
+    pub fn read(message: &'a [u8]) -> Result<Self, EnvelopeError> {
         let [version, kind, rest @ ..] = message else {
             return Err(EnvelopeError::Malformed("head"));
         };
@@ -248,7 +280,7 @@ impl<'a> Envelope<'a> {
 }
 
 /// The message of an event that is not stored.
-pub(crate) fn event(header: &Header<'_>, frame: &Frame) -> Bytes {
+pub fn event(header: &Header<'_>, frame: &Frame) -> Bytes {
     // Room for most headers, so that only long targets make it grow.
     let mut out = Vec::with_capacity(frame.len() + 320);
     out.extend_from_slice(&[COMMON, EVENT]);
@@ -259,7 +291,7 @@ pub(crate) fn event(header: &Header<'_>, frame: &Frame) -> Bytes {
 /// The part of a stored event's messages that comes after their offsets, which only the history knows. There may be
 /// one message for each of many users: what they share is written once.
 #[derive(Debug)]
-pub(crate) struct Tails<'h> {
+pub struct Tails<'h> {
     header: &'h Header<'h>,
     /// It may have as many names as the body of a call has room for.
     except: Option<Box<RawValue>>,
@@ -295,7 +327,7 @@ struct WrittenWireTarget<'a> {
 
 impl<'h> Tails<'h> {
     /// Those of the event `draft`.
-    pub(crate) fn new(header: &'h Header<'h>, draft: &Draft) -> Self {
+    pub fn new(header: &'h Header<'h>, draft: &Draft) -> Self {
         let except = Some(&header.wire_target.except).filter(|except| !except.is_empty());
         Self {
             header,
@@ -306,7 +338,7 @@ impl<'h> Tails<'h> {
     }
 
     /// The one for `to`, or for whom the header names.
-    pub(crate) fn tail(&self, to: Option<&Names>) -> Bytes {
+    pub fn tail(&self, to: Option<&Names>) -> Bytes {
         let Header {
             origin,
             id,
@@ -339,17 +371,17 @@ impl<'h> Tails<'h> {
 }
 
 /// The message of a request.
-pub(crate) fn request(request: &WireRequest<'_>) -> Bytes {
+pub fn request(request: &WireRequest<'_>) -> Bytes {
     json([COMMON, REQUEST], request)
 }
 
 /// The message of an answer.
-pub(crate) fn answer(answer: &Answer<'_>) -> Bytes {
+pub fn answer(answer: &Answer<'_>) -> Bytes {
     json([COMMON, ANSWER], answer)
 }
 
 /// The message of notices, in the newest form that nodes of `version` read.
-pub(crate) fn notices(notices: &Notices, version: u8) -> Bytes {
+pub fn notices(notices: &Notices, version: u8) -> Bytes {
     json([version.min(NOTICES_WITH_SHARES), NOTICES], notices)
 }
 
@@ -404,7 +436,7 @@ fn is_false(value: &bool) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::event::{Data, Event, Marks};
+    use crate::event::{Data, Event, Marks};
 
     fn draft(data: &str) -> Draft {
         let data: &RawValue = serde_json::from_str(data).unwrap();

@@ -2,14 +2,14 @@
 
 use std::borrow::Cow;
 
+use fanfare_filter::nearest::nearest;
 use serde::{Deserialize, de::IgnoredAny};
 use serde_json::value::RawValue;
 
 use super::fields::{Fields, cut, text};
 use crate::{
+    event::{Data, Event, EventError, Exceptions, channel_name},
     limits::USER_BYTES,
-    nearest::nearest,
-    protocol::event::{Data, Event, EventError, Exceptions, channel_name},
 };
 
 /// What a client asks for.

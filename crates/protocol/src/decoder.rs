@@ -117,6 +117,7 @@ enum Step<'i> {
 
 impl Decoder {
     /// A decoder for one connection; `limit` bounds a message's payload, all its fragments together, in bytes.
+    #[inline]
     pub fn new(role: Role, limit: usize) -> Self {
         Self {
             partial: None,
@@ -172,6 +173,7 @@ impl Decoder {
 
     /// Bytes on the heap: 0 between messages, and never more than the limit, 125 for a control frame between the
     /// fragments, and a fixed part of less than 200.
+    #[inline]
     pub fn held(&self) -> usize {
         self.partial.as_ref().map_or(0, |partial| {
             size_of::<Partial>()
@@ -181,6 +183,7 @@ impl Decoder {
     }
 
     /// Whether a frame or a message is cut short: bytes of it came, and more must follow.
+    #[inline]
     pub fn is_mid_message(&self) -> bool {
         self.partial.as_ref().is_some_and(|partial| {
             partial.head_len > 0

@@ -3,10 +3,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     close::Close,
-    protocol::{
-        event::{Data, Event as NativeEvent, Marks, Sender},
-        native,
-    },
+    event::{Data, Event as NativeEvent, Marks, Sender},
+    native,
 };
 
 fn namespaces() -> Arc<Namespaces> {

@@ -1,11 +1,9 @@
 use super::*;
 use crate::{
     close::Close,
-    protocol::{
-        event::{Data, Event, Marks, Sender},
-        frame::Frame,
-        native::{self, Changes, Member, confirm_ping},
-    },
+    event::{Data, Event, Marks, Sender},
+    frame::Frame,
+    native::{self, Changes, Member, confirm_ping},
 };
 
 const CONNECTION: &str = "00000000000000000000000004";
@@ -148,7 +146,7 @@ fn events_about_users_have_arguments_if_the_server_says_them() {
 
 #[test]
 fn members_are_notices_with_data_if_they_have_any() {
-    let profile = crate::filter::Value::from_json(&mut br#"{"name":"Ann"}"#.to_vec(), None);
+    let profile = fanfare_filter::Value::from_json(&mut br#"{"name":"Ann"}"#.to_vec(), None);
     let profile = profile.unwrap();
     let notice = |kind, data, previous| {
         let member = Member {

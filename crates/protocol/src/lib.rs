@@ -1,11 +1,14 @@
-//! Bytes to types and back: WebSocket frames, client messages, and how other protocols write both. No I/O in here.
+#![doc = include_str!("../README.md")]
+#![forbid(unsafe_code)]
 
 pub mod altogic;
+pub mod close;
 pub mod decoder;
 pub mod engineio;
-pub(crate) mod envelope;
+pub mod envelope;
 pub mod event;
 pub mod frame;
+pub mod limits;
 pub mod mesa;
 pub mod native;
 pub mod socketio;

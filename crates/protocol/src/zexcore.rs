@@ -199,11 +199,9 @@ mod tests {
     use super::*;
     use crate::{
         close::Close,
-        protocol::{
-            event::{Data, Event},
-            frame::Frame,
-            native,
-        },
+        event::{Data, Event},
+        frame::Frame,
+        native,
     };
 
     fn raw(text: &str) -> Box<RawValue> {

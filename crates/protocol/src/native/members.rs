@@ -2,10 +2,9 @@
 
 use std::fmt::Display;
 
+use fanfare_filter::{Value, id::ConnectionId};
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
-
-use crate::{filter::Value, id::ConnectionId};
 
 /// One member of a channel: a connection.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -45,7 +44,7 @@ pub struct Changes {
 
 impl Changes {
     /// Adds `n` of one kind.
-    pub(crate) fn count(&mut self, kind: MemberKind, n: u64) {
+    pub fn count(&mut self, kind: MemberKind, n: u64) {
         match kind {
             MemberKind::Joined => self.joined += n,
             MemberKind::Left => self.left += n,
@@ -54,7 +53,7 @@ impl Changes {
     }
 
     /// Adds those of `other`.
-    pub(crate) fn add(&mut self, other: &Self) {
+    pub fn add(&mut self, other: &Self) {
         self.joined += other.joined;
         self.left += other.left;
         self.updated += other.updated;

@@ -2,13 +2,14 @@
 
 use std::borrow::Cow;
 
+use fanfare_filter::id::ConnectionId;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use smol_str::SmolStr;
 use uuid::Uuid;
 
 use super::frame::Frame;
-use crate::{id::ConnectionId, limits};
+use crate::limits;
 
 /// What is sent: a name and data. The data are forwarded byte for byte, never parsed again.
 #[derive(Clone, Debug)]
@@ -235,6 +236,7 @@ impl Draft {
     }
 
     /// The encoding as it is stored, or sent to another node.
+    #[inline]
     pub fn bytes(&self) -> &[u8] {
         self.0.bytes()
     }
@@ -255,6 +257,7 @@ impl Draft {
     }
 
     /// Bytes on the wire, less those of the offset.
+    #[inline]
     pub fn len(&self) -> usize {
         self.0.len()
     }

@@ -4,6 +4,7 @@
 
 use std::borrow::Cow;
 
+use fanfare_filter::Value;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -11,7 +12,7 @@ use super::{
     native::{ParsedData, ParsedFrame},
     wire::{Encoding, Out},
 };
-use crate::{close, filter::Value, limits::USER_BYTES};
+use crate::{close, limits::USER_BYTES};
 
 /// A message of an application.
 pub const DISPATCH: u32 = 0;
@@ -368,11 +369,9 @@ mod tests {
     use super::*;
     use crate::{
         close::Close,
-        protocol::{
-            event::{Data, Event},
-            frame::Frame,
-            native,
-        },
+        event::{Data, Event},
+        frame::Frame,
+        native,
     };
 
     const QUIET: Mesa = Mesa {

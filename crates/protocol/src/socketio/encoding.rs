@@ -7,19 +7,16 @@ use serde_json::value::RawValue;
 
 use super::bytes::{ONLY, outline};
 use crate::{
-    close,
+    close, engineio,
+    event::write_json_string,
+    frame::Frame,
     limits::SOCKETIO_NAMESPACES,
-    protocol::{
-        engineio,
-        event::write_json_string,
-        frame::Frame,
-        native::{MemberKind, ParsedData, ParsedFrame, ParsedSender},
-        wire::{Encoding, Out},
-    },
+    native::{MemberKind, ParsedData, ParsedFrame, ParsedSender},
+    wire::{Encoding, Out},
 };
 
 /// Names that clients take for what the protocol itself says. The newest ones end the connection where such an event comes.
-pub(in crate::protocol) const RESERVED: [&str; 6] = [
+pub(crate) const RESERVED: [&str; 6] = [
     "connect",
     "connect_error",
     "disconnect",

@@ -143,7 +143,8 @@ impl Frame {
     }
 
     /// The same in another form, which `encode` writes, and which is not kept with this one.
-    pub(super) fn once_in_form(&self, encode: impl FnOnce() -> Vec<u8>) -> Self {
+    #[must_use]
+    pub fn once_in_form(&self, encode: impl FnOnce() -> Vec<u8>) -> Self {
         if self.0.kind.is_final {
             return self.clone();
         }
@@ -157,7 +158,8 @@ impl Frame {
     /// The same in `form`, which `encode` writes the first time that it is asked for.
     ///
     /// A frame in its final form is returned as it is.
-    pub(super) fn in_form(&self, form: Form, encode: impl FnOnce() -> Vec<u8>) -> Self {
+    #[must_use]
+    pub fn in_form(&self, form: Form, encode: impl FnOnce() -> Vec<u8>) -> Self {
         if self.0.kind.is_final {
             return self.clone();
         }
@@ -210,11 +212,13 @@ impl Frame {
     }
 
     /// The frame as it goes over the wire, header included.
+    #[inline]
     pub fn bytes(&self) -> &[u8] {
         &self.0.bytes
     }
 
     /// What the frame carries, without its header.
+    #[inline]
     pub fn payload(&self) -> &[u8] {
         let header = match self.0.bytes[1] {
             127 => 10,
@@ -225,26 +229,31 @@ impl Frame {
     }
 
     /// Whether the payload is text.
+    #[inline]
     pub fn is_text(&self) -> bool {
         self.0.bytes[0] == TEXT
     }
 
     /// Bytes on the wire.
+    #[inline]
     pub fn len(&self) -> usize {
         self.0.bytes.len()
     }
 
     /// Whether nothing goes over the wire: another protocol has no word for this.
+    #[inline]
     pub fn is_empty(&self) -> bool {
         self.0.bytes.is_empty()
     }
 
     /// Whether this carries an event, and so counts as a delivery or a drop.
+    #[inline]
     pub fn is_event(&self) -> bool {
         self.0.kind.is_event
     }
 
     /// Whether this is a close frame.
+    #[inline]
     pub fn is_close(&self) -> bool {
         self.0.kind.is_close
     }
@@ -255,21 +264,25 @@ impl Frame {
     }
 
     /// Whether both share the same bytes in memory.
+    #[inline]
     pub fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
     /// Notes that one more socket refused this frame; true for the first, which makes its bytes count for the node.
+    #[inline]
     pub fn note_refused(&self) -> bool {
         self.0.refused.fetch_add(1, Relaxed) == 0
     }
 
     /// How many sockets refuse it now.
+    #[inline]
     pub fn refusals(&self) -> usize {
         self.0.refused.load(Relaxed) as usize
     }
 
     /// Takes one note back; true for the last.
+    #[inline]
     pub fn forget_refused(&self) -> bool {
         self.0.refused.fetch_sub(1, Relaxed) == 1
     }

@@ -6,7 +6,7 @@
 use data_encoding::BASE64;
 use serde_json::value::RawValue;
 
-use crate::{limits::SOCKETIO_ATTACHMENTS, protocol::engineio::Malformed};
+use crate::{engineio::Malformed, limits::SOCKETIO_ATTACHMENTS};
 
 const PLACEHOLDER: &str = r#"{"_placeholder":true,"num":"#;
 const INLINE: &str = r#"{"$bytes":""#;
@@ -55,16 +55,16 @@ pub fn inline(json: &str, attachments: &[Box<[u8]>]) -> Result<String, Malformed
 
 /// JSON in pieces, with the attachments that go between them.
 #[derive(Debug)]
-pub(in crate::protocol) struct Outlined {
-    pub(in crate::protocol) json: Vec<u8>,
-    pub(in crate::protocol) attachments: Vec<Vec<u8>>,
+pub(crate) struct Outlined {
+    pub(crate) json: Vec<u8>,
+    pub(crate) attachments: Vec<Vec<u8>>,
 }
 
 /// `json` with placeholders in place of bytes, and those bytes; `None` where there are none.
 ///
 /// JSON stays as it is where it has more of them than clients take, or might have a placeholder of its own: clients
 /// give up the connection where one has no attachment.
-pub(in crate::protocol) fn outline(json: &str) -> Option<Outlined> {
+pub(crate) fn outline(json: &str) -> Option<Outlined> {
     let mut found = json.split(INLINE);
     let first = found.next()?;
     let mut outlined = Outlined {
@@ -103,7 +103,7 @@ pub(in crate::protocol) fn outline(json: &str) -> Option<Outlined> {
 }
 
 /// The placeholder of the only attachment of a packet.
-pub(in crate::protocol) const ONLY: &[u8] = br#"{"_placeholder":true,"num":0}"#;
+pub(crate) const ONLY: &[u8] = br#"{"_placeholder":true,"num":0}"#;
 
 #[cfg(test)]
 mod tests {

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use fanfare_filter::id::ConnectionId;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::members::{Changes, Member, MemberKind, MembersPage, as_text};
-use crate::{close::Close, id::ConnectionId, limits::EXPIRED_RECONNECT, protocol::frame::Frame};
+use crate::{close::Close, frame::Frame, limits::EXPIRED_RECONNECT};
 
 /// The first message to a client that is let in.
 #[derive(Clone, Copy, Debug, Serialize)]

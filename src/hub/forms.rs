@@ -1,116 +1,30 @@
-//! Wire forms: what clients of other protocols get in place of native frames.
+//! The forms of other protocols on this node: each frame is written once in each form that a client has.
 //!
 //! Everything is placed as native frames. The thread that writes a connection asks for each frame in the connection's form,
 //! and the first one that asks writes it: once for each form, however many clients have that form.
 
-use std::{
-    fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering::Relaxed},
+};
+
+use crate::{
+    id::AppId,
+    metrics::AppMetrics,
+    protocol::{
+        frame::Frame,
+        native::ParsedFrame,
+        wire::{Encoding, Form, Out},
     },
 };
 
-use super::{
-    frame::{BINARY, CLOSE, Frame, PING, PONG, TEXT, append},
-    native::ParsedFrame,
-};
-use crate::{close, close::Close, id::AppId, metrics::AppMetrics};
-
-/// The form in which a connection gets its frames. It names one encoding of this node.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Form(u8);
-
-impl Form {
-    /// The one in which frames are placed.
-    pub const NATIVE: Self = Self(0);
-
-    /// Whether frames go out as they are placed.
-    pub fn is_native(self) -> bool {
-        self == Self::NATIVE
-    }
-}
-
-/// Writes native frames in another protocol.
-///
-/// It is called once for each frame that some client of the form gets, and its work is shared by all of them.
-pub trait Encoding: Send + Sync + fmt::Debug {
-    /// Appends what a client gets in place of `said`: one WebSocket frame, several, or none if the protocol has no word for it.
-    /// An event must become at least one.
-    fn encode(&self, said: &ParsedFrame<'_>, out: &mut Out);
-}
-
-/// WebSocket frames in the making, one after the other (RFC 6455, section 5.2).
-#[derive(Debug, Default)]
-pub struct Out(Vec<u8>);
-
-impl Out {
-    /// Appends a text frame.
-    pub fn text(&mut self, parts: &[&[u8]]) {
-        append(&mut self.0, TEXT, parts);
-    }
-
-    /// Appends a binary frame.
-    pub fn binary(&mut self, parts: &[&[u8]]) {
-        append(&mut self.0, BINARY, parts);
-    }
-
-    /// Appends a ping. `payload` is at most 125 bytes.
-    pub fn ping(&mut self, payload: &[u8]) {
-        append(&mut self.0, PING, &[payload]);
-    }
-
-    /// Appends the answer to a ping. `payload` is at most 125 bytes.
-    pub fn pong(&mut self, payload: &[u8]) {
-        append(&mut self.0, PONG, &[payload]);
-    }
-
-    /// Appends a close frame, without a body if there is no `code` or if it may not be sent.
-    pub fn close(&mut self, code: Option<u16>, reason: &str) {
-        match code.filter(|code| !matches!(*code, close::NO_STATUS | close::ABNORMAL)) {
-            Some(code) => {
-                let close = Close::new(code, reason);
-                let parts: [&[u8]; 2] = [&close.code.to_be_bytes(), close.reason.as_bytes()];
-                append(&mut self.0, CLOSE, &parts);
-            }
-            None => append(&mut self.0, CLOSE, &[]),
-        }
-    }
-
-    /// Appends `said` as a native client gets it, if it is a ping, a pong or a close frame: those are WebSocket's own, which
-    /// every client understands. Returns whether it was one.
-    pub fn control(&mut self, said: &ParsedFrame<'_>) -> bool {
-        match said {
-            ParsedFrame::Ping(payload) => self.ping(payload),
-            ParsedFrame::PongFrame(payload) => self.pong(payload),
-            ParsedFrame::Close { code, reason } => self.close(*code, reason),
-            _ => return false,
-        }
-        true
-    }
-
-    /// What was appended.
-    pub fn into_bytes(self) -> Vec<u8> {
-        self.0
-    }
-
-    /// What was appended, as a frame that goes out as it is.
-    pub fn into_frame(self) -> Frame {
-        Frame::ready(self.0)
-    }
-
-    /// The same for an event, whose delivery or loss is counted.
-    pub fn into_event(self) -> Frame {
-        Frame::ready_event(self.0)
-    }
-}
-
 /// The wire forms of a node besides the native one.
 #[derive(Debug, Default)]
-pub struct Forms(Vec<Entry>);
+pub(crate) struct Forms(Vec<Entry>);
 
 #[derive(Debug)]
 struct Entry {
+    form: Form,
     app: AppId,
     encoding: Box<dyn Encoding>,
     metrics: Arc<AppMetrics>,
@@ -124,7 +38,7 @@ impl Entry {
             self.encoding.encode(&said, &mut out);
         }
         debug_assert!(
-            !frame.is_event() || !out.0.is_empty(),
+            !frame.is_event() || !out.is_empty(),
             "an event has a form in every protocol"
         );
         if frame.is_event() {
@@ -142,8 +56,9 @@ impl Forms {
         encoding: Box<dyn Encoding>,
         metrics: Arc<AppMetrics>,
     ) -> Option<Form> {
-        let form = Form(u8::try_from(self.0.len() + 1).ok()?);
+        let form = Form::at(self.0.len())?;
         self.0.push(Entry {
+            form,
             app,
             encoding,
             metrics,
@@ -182,10 +97,10 @@ impl Forms {
 
     /// Writes `frame` in each form that a client of `app` has, so that none is written later under a shard's lock.
     pub(crate) fn prepare(&self, app: AppId, frame: &Frame) {
-        for (at, entry) in self.0.iter().enumerate() {
+        for entry in &self.0 {
             if entry.app == app && entry.connections.load(Relaxed) > 0 {
-                // 0 is the native form.
-                self.frame(Form(at as u8 + 1), frame);
+                // It stays with the frame.
+                let _ = frame.in_form(entry.form, || entry.encode(frame));
             }
         }
     }
@@ -205,7 +120,7 @@ impl Forms {
     }
 
     fn entry(&self, form: Form) -> Option<&Entry> {
-        self.0.get(usize::from(form.0).checked_sub(1)?)
+        self.0.get(form.index()?)
     }
 }
 
@@ -242,6 +157,7 @@ mod tests {
 
     use super::*;
     use crate::{
+        close::Close,
         metrics::Metrics,
         protocol::event::{Data, Event},
     };

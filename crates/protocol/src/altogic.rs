@@ -7,6 +7,7 @@ mod operation;
 
 use std::borrow::Cow;
 
+use fanfare_filter::id::ConnectionId;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -21,7 +22,7 @@ use super::{
     socketio::{ONLY, RESERVED, outline},
     wire::{Encoding, Out},
 };
-use crate::{close, id::ConnectionId};
+use crate::close;
 
 /// Which of the two systems a client is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

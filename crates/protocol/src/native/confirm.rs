@@ -1,6 +1,6 @@
 //! Pings that confirm stored events: a client that answers one has taken what was written before it.
 
-use crate::protocol::frame::Frame;
+use crate::frame::Frame;
 
 const PREFIX: &[u8] = b"stored:";
 

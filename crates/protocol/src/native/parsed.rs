@@ -6,7 +6,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
 use super::members::MemberKind;
-use crate::protocol::frame::{BINARY, CLOSE, Frame, PING, PONG, TEXT};
+use crate::frame::{BINARY, CLOSE, Frame, PING, PONG, TEXT};
 
 /// A frame that the server made.
 #[derive(Debug)]
@@ -270,7 +270,7 @@ fn text(text: Option<Text<'_>>) -> Option<Cow<'_, str>> {
 }
 
 impl<'a> ParsedFrame<'a> {
-    /// Reads a frame that was made by this module or by [`Event`](crate::protocol::event::Event); `None` for any other one.
+    /// Reads a frame that was made by this module or by [`Event`](crate::event::Event); `None` for any other one.
     pub fn read(frame: &'a Frame) -> Option<Self> {
         let payload = frame.payload();
         match frame.opcode() {
@@ -389,10 +389,8 @@ mod tests {
     use super::*;
     use crate::{
         close::Close,
-        protocol::{
-            event::{Data, Event, Marks, Sender},
-            native,
-        },
+        event::{Data, Event, Marks, Sender},
+        native,
     };
 
     fn raw(text: &str) -> Box<RawValue> {

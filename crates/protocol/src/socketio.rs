@@ -15,7 +15,7 @@ use serde::{
 use serde_json::value::RawValue;
 use smallvec::SmallVec;
 
-pub(in crate::protocol) use self::{
+pub(crate) use self::{
     bytes::{ONLY, outline},
     encoding::RESERVED,
 };

@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 
-use crate::protocol::event::may_be_in_channel;
+use crate::event::may_be_in_channel;
 
 /// The server's name of the channel that these clients call `text`.
 pub fn escape(text: &str) -> Cow<'_, str> {
@@ -85,7 +85,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::protocol::event::channel_name;
+    use crate::event::channel_name;
 
     #[test]
     fn what_a_name_may_not_hold_becomes_digits() {
