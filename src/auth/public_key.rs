@@ -171,6 +171,8 @@ fn element(der: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
         return None;
     }
 
+    // A length with more bytes than it needs is not DER (X.690, section 10.1). It is taken all the
+    // same: the key is checked by its content.
     let (length, rest) = match length {
         0..=0x7f => (usize::from(length), rest),
         0x81 => {

@@ -141,6 +141,7 @@ impl Rights {
 }
 
 fn read(name: &str, can: &str) -> Result<Rights, RightsError> {
+    // serde would take a list for the fields in their order.
     if !can.trim_start().starts_with('{') {
         let found = json_kind(can.trim_start());
         return Err(RightsError(format!(

@@ -194,6 +194,7 @@ fn write(stream: &impl AsFd, mut bytes: &[u8]) -> u64 {
             Err(_) => break,
         }
     }
+    // One that was written in part counts as well: its reader cannot use it.
     bytes.split(|byte| *byte == b'\n').skip(1).count() as u64
 }
 

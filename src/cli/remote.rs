@@ -323,6 +323,7 @@ impl Remote {
                 document,
                 ..refusal
             })),
+            // Many servers that want TLS answer plain HTTP with 400 and a page of their own.
             Err(_) if status == StatusCode::BAD_REQUEST && self.wants_tls().await => {
                 RequestError::Tls(self.address.clone())
             }

@@ -55,6 +55,7 @@ impl Config {
             return;
         }
 
+        // In its canonical form, since `::ffff:127.0.0.1` is loopback too.
         let admin = self
             .admin_listen
             .filter(|address| !address.ip().to_canonical().is_loopback());

@@ -73,6 +73,7 @@ fn check_origins(place: &str, setting: &str, origins: Option<&[String]>, problem
 fn check_channels(name: &str, channels: &[ChannelRule], problems: &mut Problems) {
     let mut patterns = BTreeSet::new();
     for (n, rule) in channels.iter().enumerate() {
+        // Every field is named, so that a new one cannot be forgotten here.
         let ChannelRule {
             pattern,
             history_size,

@@ -172,6 +172,7 @@ pub(super) fn check_token_keys(name: &str, app: &AppConfig, problems: &mut Probl
         ));
     }
 
+    // Not for HS256: trying a shared secret costs so little that it is not bounded.
     for alg in [
         TokenAlgorithm::RS256,
         TokenAlgorithm::ES256,

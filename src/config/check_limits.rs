@@ -120,6 +120,7 @@ impl Config {
 }
 
 fn check_zeros(limits: &Limits, problems: &mut Problems) {
+    // In the form that the file has, so that a new bound is looked at without being named here.
     let table = toml::Table::try_from(limits).unwrap_or_default();
     for (name, value) in &table {
         let zero = value.as_integer() == Some(0) || value.as_str() == Some("0s");
@@ -194,6 +195,7 @@ fn check_sizes(limits: &Limits, problems: &mut Problems) {
         );
     }
 
+    // A zero has been reported already.
     if profile_bytes.saturating_add(AROUND_PROFILE) > message_bytes && message_bytes > 0 {
         problems.pair(
             "limits.profile_bytes",

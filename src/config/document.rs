@@ -169,6 +169,7 @@ impl Reader<'_> {
 
     fn read_entries(&mut self, table: &mut Spanned<DeTable<'_>>) -> Config {
         loop {
+            // A copy, since serde takes the table. This ends: each turn takes an entry out.
             let error = match Config::deserialize(toml::Deserializer::from(table.clone())) {
                 Ok(config) => return config,
                 Err(error) => error,

@@ -54,6 +54,7 @@ pub(super) fn read(
     let flags: Vec<&str> = command
         .get_arguments()
         .filter_map(Arg::get_long)
+        // Each bound has a variable of its own, and its name is part of that.
         .filter(|flag| *flag != "limit")
         .collect();
 

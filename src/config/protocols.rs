@@ -298,6 +298,7 @@ impl Config {
                     check_hosts((name, kind), hosts, problems);
                 }
 
+                // Names of hosts have no case (RFC 9110, section 4.2.3).
                 let mut keys: Vec<_> = hosts.iter().map(|host| host.to_ascii_lowercase()).collect();
                 if keys.is_empty() {
                     // Stands for every host that no other app has.
@@ -346,6 +347,7 @@ fn check_namespaces(app: &str, namespaces: &[String], problems: &mut Problems) {
     }
 
     for (at, namespace) in namespaces.iter().enumerate() {
+        // Without its slash it becomes a text that is refused below.
         let bare = namespace.strip_prefix('/').unwrap_or("-/-");
         let is_plain =
             |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');

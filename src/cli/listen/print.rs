@@ -107,6 +107,7 @@ impl Printer {
                 }
                 output::note(&format!("error {code}: {message}"));
             }
+            // Later servers may say more than this program knows.
             _ => output::note(&one_line(text)),
         }
 
@@ -132,6 +133,7 @@ impl Printer {
         };
 
         let base64 = BASE64.encode(bytes);
+        // The header is a JSON object, so the bytes can be added to its text.
         let head = header.trim_end().strip_suffix('}').unwrap_or(header);
         let line = format!("{head},\"data_base64\":\"{base64}\"}}");
 
