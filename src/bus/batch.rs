@@ -237,6 +237,8 @@ pub(super) fn answer(reply: &Value, place: PlaceInRun) -> Result<Value, RedisFau
                 Err(RedisFault::new(code, text))
             }
             parts => {
+                // The run has one answer, that of its last call. With the number of calls after it,
+                // each caller can work out its own offset.
                 let mut parts = parts.to_vec();
                 parts.push(Value::Int(place.after as i64));
                 Ok(Value::Array(parts))

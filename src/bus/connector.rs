@@ -134,6 +134,7 @@ impl Connector {
             },
         };
 
+        // CLIENT SETINFO came with Redis 7.2, and the user may lack the right to it.
         let mut user = RedisConnectionInfo::default()
             .set_protocol(ProtocolVersion::RESP3)
             .set_skip_set_lib_name()
@@ -216,6 +217,7 @@ fn roots(ca: Option<&PemFile>) -> Result<RootCertStore, RedisSetupError> {
     }
 
     let found = rustls_native_certs::load_native_certs();
+    // Many systems have a certificate that rustls cannot read, and the others are still good.
     roots.add_parsable_certificates(found.certs);
     if roots.is_empty() {
         let why = found

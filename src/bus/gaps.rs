@@ -109,6 +109,8 @@ impl Missed {
     }
 
     fn holds(&self, names: &Names, topic: &Topic) -> bool {
+        // Except over Redis Cluster, one server serves all partitions, so no topic needs to be
+        // hashed.
         let is_whole = self.partitions.len() == usize::from(names.partitions());
         is_whole
             || self.topics.contains(topic)
@@ -278,6 +280,8 @@ impl Drop for Gap<'_> {
     fn drop(&mut self) {
         let mut state = self.gaps.state.lock();
         state.taken = Arc::default();
+        // Under the lock, as when it is set: otherwise a gap that is noted now could be closed with
+        // this one.
         self.gaps.is_open.store(!state.noted.is_empty(), SeqCst);
     }
 }

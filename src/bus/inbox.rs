@@ -82,6 +82,7 @@ impl Inbox {
             }
             {
                 let mut queue = self.shared.queue.lock();
+                // What was taken out no longer counts against the bounds, so it is little.
                 let count = queue.incoming.len().min(limits::BUS_INBOX_BATCH);
                 self.batch.extend(queue.incoming.drain(..count));
                 let bytes = self.batch.iter().map(|it| it.payload.len()).sum::<usize>();

@@ -260,6 +260,8 @@ impl Bus {
         std::thread::Builder::new()
             .name("fanfare-bus".to_owned())
             .spawn(move || {
+                // Dropped last, and also if the runtime panics: everyone who waits gets an answer
+                // then.
                 let _ending = ending;
                 runtime.block_on(run);
                 // Commands that are under way are answered by that.

@@ -78,6 +78,8 @@ impl Names {
     /// The partition of `topic`. The same on every node, whatever apps it has.
     pub(super) fn partition(&self, topic: &Topic) -> u16 {
         let hash = match topic {
+            // A partition of its own: programs publish to its channel by a name without a tag, so
+            // on Redis Cluster the app's name decides about the slot.
             Topic::Dispatch(app) => return slot::PARTITIONS + app.0,
             Topic::Nodes => hash(&[b"n"]),
             Topic::Node(node) => hash(&[b"i", &node.0.to_be_bytes()]),
@@ -151,6 +153,8 @@ impl Names {
             let app = partition.checked_sub(slot::PARTITIONS);
             let _ = match app {
                 None => write!(text, "{{{}}}:", slot::tag(partition)),
+                // The channel that programs publish to is the tag, so that its keys are in the slot
+                // of the channel.
                 Some(app) => {
                     write!(
                         text,

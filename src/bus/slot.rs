@@ -39,6 +39,7 @@ pub(super) fn of(name: &[u8]) -> u16 {
         let rest = &name[open + 1..];
         rest.iter()
             .position(|byte| *byte == b'}')
+            // Redis takes empty braces as part of the name.
             .filter(|close| *close > 0)
             .map(|close| &rest[..close])
     });

@@ -252,6 +252,8 @@ async fn next<T: 'static>(
     let patience = if has_one {
         OTHERS
     } else {
+        // Longer than a question takes at most, so that it ends with an error of its own, which
+        // says more.
         limits::BUS_CONNECT * 2
     };
 
@@ -320,6 +322,7 @@ fn read_slots(names: &Names, asked: &Address, slots: &Reply) -> Result<Topology,
         let host = match host.text() {
             // Then it is the one that was asked.
             None | Some("") => &*asked.host,
+            // Redis writes this for a node without a host name if it is to give names.
             Some("?") => return None,
             Some(host) => host,
         };
