@@ -118,6 +118,7 @@ impl IdempotencyClaim {
     pub(crate) async fn succeed(self, answer: Bytes, window: Duration) {
         let args = vec![self.token.clone(), answer, millis(window)];
         if self.tell(&ANSWER, args.clone()).await.is_err() {
+            // The caller has its answer already, and does not wait for Redis to learn it.
             tokio::spawn(async move {
                 if !self.insist(&ANSWER, args, 1).await
                     && let Some(others) = UNANSWERED.note(Instant::now())
@@ -152,6 +153,8 @@ impl IdempotencyClaim {
         let (mut wait, mut tries, mut missed) = (IDEMPOTENCY_AGAIN, 0, 0);
         while tries < IDEMPOTENCY_TRIES && missed < most {
             tokio::time::sleep(wait).await;
+            // While Redis is away no attempt counts: an outage may last longer than all of them
+            // together.
             if self.bus.health() != Health::Up {
                 wait = IDEMPOTENCY_AGAIN;
                 continue;
@@ -233,6 +236,8 @@ impl IdempotencyStore {
             let claimed = match claim.tell(&CLAIM, args).await {
                 Ok(claimed) => claimed,
                 Err(error) => {
+                    // Redis may have claimed the key all the same. Nobody would answer under it,
+                    // and each repeat would wait for that.
                     if error == BusError::Unanswered {
                         claim.give_back();
                     }

@@ -140,6 +140,8 @@ impl Leadership {
 
         let spans = apps.enumerate().map(span).collect();
         *self.0.lock() = View {
+            // From the beginning: Redis may have renewed the lease at that moment, and then it ends
+            // that early.
             until: Some(began + lease),
             spans,
         };

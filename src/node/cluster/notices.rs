@@ -282,6 +282,7 @@ impl NoticeRelay {
                 is_copy: true,
                 ..notices.clone()
             };
+            // Nodes of version 1 hear of members on the topic of the channel itself.
             let topic = Topic::Channel(app, channel.clone());
             self.bus.publish(&topic, envelope::notices(&copy, version))
         });
@@ -372,12 +373,15 @@ impl NoticeRelay {
         let mut next = Instant::now();
         loop {
             tokio::select! {
+                // In any order: counts say what is so when they are sent, whatever was sent before.
                 n = remote_notices.recv_many(&mut batch, NOTICES_TOGETHER) => if n == 0 { return },
                 () = self.remote_notices.lost.notified() => is_lost = true,
                 () = self.remote_notices.is_counted.notified() => is_counted = true,
                 () = tokio::time::sleep_until(next), if is_counted || is_lost => {
                     is_counted = false;
                     next = Instant::now() + COUNTS_EVERY;
+                    // Once a second at most, since every node is asked again about every watched
+                    // channel.
                     if std::mem::take(&mut is_lost) {
                         self.suspected_gap(|_, _| true);
                     }

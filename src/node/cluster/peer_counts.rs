@@ -200,6 +200,7 @@ impl PeerCounts {
         let is_new = !state.channels.contains_key(&channel);
         let watched = state.channels.entry(channel.clone()).or_default();
         watched.guards += 1;
+        // Never less: `unwatch` sees by it whether someone has watched and gone since it looked.
         watched.uses += 1;
 
         if is_new {
@@ -253,6 +254,8 @@ impl PeerCounts {
         let watched = state.channels.get_mut(&channel)?;
 
         for told in &mut notices.members {
+            // The connection goes on at `origin`, and the share of the node that had it still
+            // counts it.
             let previous = told.previous.as_ref().filter(|_| told.is_inherited);
             let previous: Option<ConnectionId> = previous.and_then(|id| id.parse().ok());
             if let Some(previous) = previous {

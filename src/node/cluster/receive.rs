@@ -215,11 +215,14 @@ impl BusReceiver {
             Err(error) => return self.skip(&error.to_string()),
         };
 
+        // Several of them may be placed as one batch, in their order. Whatever else comes may be
+        // for one of the same connections, and so waits for all of them.
         let for_all = selection.is_for_all();
         if !for_all {
             self.settle().await;
         }
 
+        // Stored events of this topic were sent before it, and wait for the topic's lock.
         if let Some(key) = key.filter(|key| cluster.replicator.arrivals().is_waiting(key)) {
             let arrived = Arrived {
                 key,
@@ -274,6 +277,8 @@ impl BusReceiver {
             return self.skip("it is stored, and not for one channel or user");
         };
 
+        // Clients know the offsets of channels. Those of users are between the node and the store:
+        // a client confirms by a pong.
         let numbered = matches!(key.topic, Durable::Channel(_)).then_some(position.offset);
         let selection = match self.node.selection_of(app, wire_target).await {
             Ok(selection) => selection,

@@ -60,6 +60,7 @@ impl Relocations {
         log.last += 1;
         let (to, number) = (to.0, log.last);
         let ones = log.by_channel.entry(channel.clone()).or_default();
+        // The last move is enough: a node that is asked again sees to all that came to it before.
         ones.retain(|one| one.to != to);
         ones.push(Relocation { to, number });
         log.in_order.push_back((now, number, channel));
@@ -97,6 +98,8 @@ impl RelocationLog {
             return;
         };
         if let Some(ones) = self.by_channel.get_mut(&channel) {
+            // A later move to the same node has taken the place of this one, and is forgotten in
+            // its own time.
             ones.retain(|one| one.number > number);
             if ones.is_empty() {
                 self.by_channel.remove(&channel);

@@ -197,6 +197,7 @@ impl RemovalRecords {
         channels: &[SmolStr],
     ) -> Vec<SmolStr> {
         let app = lost.app;
+        // The client has not joined here yet, and a record may mean members of a channel.
         let lost = with_channels(lost, channels);
         let read = |channel: &SmolStr| {
             let home = Topic::Channel(app, channel.clone());
@@ -235,6 +236,7 @@ async fn is_removed(node: &Node, lost: &Snapshot, records: &[Entry]) -> bool {
     for (_, (_, record)) in records {
         let removal = match serde_json::from_slice::<Removal>(record) {
             Ok(removal) if removal.v == VERSION => removal,
+            // A later version has written it, or it is broken: whom it means is not known.
             _ => return true,
         };
 

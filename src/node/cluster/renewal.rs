@@ -27,6 +27,7 @@ impl Renewal {
     pub(super) fn succeeded(&self, began: Instant) {
         let told = {
             let mut state = self.0.lock();
+            // When it began, not when it ended: the lease may last from that moment on.
             state.renewed = Some(began);
             state.failure = None;
             std::mem::take(&mut state.told)

@@ -115,6 +115,7 @@ impl RemoteResume {
     fn keep(&mut self, settled: &Settled) -> Vec<String> {
         let claimed: AHashSet<&str> = match settled {
             Settled::Claimed(claimed) => claimed.iter().map(String::as_str).collect(),
+            // An earlier version does not say in which channels, so all of them are kept.
             Settled::Held(true) | Settled::Elsewhere(_) => return Vec::new(),
             Settled::Held(false) => AHashSet::new(),
         };

@@ -163,6 +163,8 @@ impl RevocationSync {
                 (user.into(), Revocation { before, until })
             })
             .collect();
+        // First it takes effect, and only then counts as known: what fails in between is read
+        // again.
         let n = self.refuse(app, &revoked).await;
         self.known.note(changes);
         Number { n }
@@ -184,6 +186,7 @@ impl RevocationSync {
                 .and_then(|answer| read_changes(&answer))
                 .map_err(|error| away(&error))?;
             let before = all.get_or_insert(changes);
+            // The calls are not one step, so another node's change may come between two of them.
             is_whole &= before == &changes || before.change == changes.previous;
             before.change = changes.change;
         }
@@ -413,6 +416,7 @@ impl Node {
     ) -> Result<RevokeReceipt, NodeError> {
         self.check_users(app, &users)?;
         let now = unix_now();
+        // Later, it would refuse tokens that are issued after this call as well.
         if before.is_some_and(|before| before > now + TOKEN_LEEWAY.as_secs()) {
             return Err(NodeError::Later);
         }

@@ -105,6 +105,7 @@ async fn gather(
             return;
         };
 
+        // A node whose lease is not known yet may answer too. That counts, but is not waited for.
         let at = expected.iter().position(|peer| peer.id == response.node);
         let peer = at.map(|at| expected.remove(at));
         if let Ok(Refusal { error }) = serde_json::from_str(response.result.get()) {

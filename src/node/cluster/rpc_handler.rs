@@ -33,6 +33,8 @@ pub(super) async fn handle_request(
     request: Request,
 ) -> Result {
     match request {
+        // The task that hears the bus takes these out before, since they need no room among the
+        // calls.
         Request::Hello
         | Request::Rules { .. }
         | Request::Done { .. }
@@ -305,6 +307,7 @@ impl Node {
             let before = builder.members();
             let query = MembersQuery {
                 from,
+                // Under one hold of each shard's lock, so little at a time.
                 limit: (bounds.items - before).min(PAGE_STRIDE),
                 max_bytes: bounds.bytes,
             };
@@ -322,6 +325,7 @@ impl Node {
             }
         };
 
+        // Apart again: the caller joins the items of several nodes to one page.
         let items = serde_json::from_str(builder.finish().get()).unwrap_or_default();
         Page {
             items,

@@ -43,6 +43,7 @@ fn digest(app: &AppConfig) -> String {
     // Texts and numbers always serialize.
     let text = serde_json::to_vec(&(rules, users)).unwrap_or_default();
     let digest = ring::digest::digest(&ring::digest::SHA256, &text);
+    // Half of it distinguishes rules well enough, and nobody gains anything by a collision.
     data_encoding::HEXLOWER.encode(&digest.as_ref()[..16])
 }
 
@@ -59,6 +60,7 @@ fn differing<'a>(
 ) -> impl Iterator<Item = &'a str> {
     there
         .iter()
+        // An app that only one of the two has is no mistake: nodes may serve different apps.
         .filter(|(name, other)| here.get(*name).is_some_and(|digest| digest != *other))
         .map(|(name, _)| name.as_str())
 }

@@ -72,6 +72,7 @@ impl Roster {
         let mut slice = TimeSlice::begin();
 
         for ((app, channel), Group { named, counts }) in channels {
+            // Bounded, since each holds its message until Redis has answered.
             if sent.len() >= NOTICES_TOGETHER
                 && let Some((first, in_flight)) = sent.pop_front()
             {

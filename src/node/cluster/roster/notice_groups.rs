@@ -57,6 +57,8 @@ impl NoticeGroups {
             self.members.clear();
         }
 
+        // A digest, since there may be a million names. If two have the same, one of them names
+        // fewer members.
         let digest = self.hasher.hash_one((app, channel));
         let before = self.members.entry(digest).or_default();
         let may_be_named = *before < self.named_at_most;
