@@ -152,6 +152,8 @@ impl Table {
 
     /// Where the batch begins in the log.
     fn enlog(&mut self, batch: &BroadcastBatch) -> u64 {
+        // They are appended once: as long as they are its last frames, the log returns the same
+        // number.
         self.log.append(
             batch
                 .iter()
@@ -212,6 +214,7 @@ impl Shard {
         }
 
         let _turn = self.broadcasts.running.lock().await;
+        // The one that had the turn before may have carried this one too.
         if pending.placed.get().is_none() {
             self.run(&self.broadcasts.take(pending.app)).await;
         }

@@ -118,6 +118,7 @@ impl Window {
 impl Outcome {
     /// Notes that a run is dealt with.
     pub(crate) fn finish(&mut self, first: u64) {
+        // Nearly all runs of a batch begin with the same number.
         match self.finished.last_mut() {
             Some(last) if last.first == first => last.count += 1,
             _ => self.finished.push(FinishedRuns { first, count: 1 }),

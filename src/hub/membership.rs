@@ -83,6 +83,7 @@ impl Table {
             if begins {
                 app.watchers.insert_key(key, slot);
             }
+            // A member that watches is counted once, however often it joins.
             let watching = if begins { watching } else { Watching::No };
             return Joining::Already(context.presence.watched(channel, connection, watching));
         }
@@ -219,6 +220,8 @@ impl Table {
         let of_profile = |n: &usize| context.schema.is_of_profile(*n);
 
         let mut entries = 0;
+        // Out of the indexes under its old profile, and in under the new one: an entry that stays
+        // would match what nobody says any longer.
         for n in (0..declared.len()).filter(of_profile) {
             if let Some(value) = context.schema.get(n, &connection.attributes) {
                 entries += declared[n].remove(value, at.slot);

@@ -168,6 +168,7 @@ impl Presence {
         let watches = watching != Watching::No;
         self.note(&name, member, Listing::In { watches, previous });
         self.tell(&name, room, kind, member, join_kind);
+        // Last: a member hears of those who come after it, and not of itself.
         Self::watch(room, watching);
 
         (name, before)
@@ -266,6 +267,7 @@ impl Presence {
     /// Notes that `member`, anonymous so far, is a user now.
     pub(super) fn identified(&self, channel: &str, member: &Snapshot, watches: bool) {
         self.change(channel, |room, name| {
+            // `enter` counts the connection again, as one of its user.
             room.connections -= 1;
             room.enter(member.user_name());
             self.note(name, member, Listing::watches(watches));

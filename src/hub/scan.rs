@@ -221,6 +221,7 @@ impl Hub {
         bytes: usize,
     ) -> (Reach, Permit) {
         loop {
+            // Looked up again each time, since connections come and go while this waits.
             let reach = self.reach(selection);
             if let Ok(permit) = self.admit(selection.app, &reach, bytes).await {
                 return (reach, permit);
@@ -469,6 +470,7 @@ impl Hub {
         for (at, shard) in self.shards().iter().enumerate().skip(from.shard) {
             let mut cursor = Cursor::everyone(if at == from.shard { from.slot } else { 0 });
             loop {
+                // Judged outside the lock: this runs the whole filter, which may be heavy.
                 let mut found: SmallVec<[Snapshot; SCAN_CHUNK]> = SmallVec::new();
                 let more = shard.lock(|table| {
                     let chunk = cursor.next(table, selection);
@@ -536,6 +538,7 @@ fn place_picked(
 
 fn is_picked(connection: &Snapshot, closure: &Closure, seen: &mut ScanStats) -> bool {
     seen.evaluated += 1;
+    // The closure gets a snapshot, so a panic leaves nothing of the hub half changed.
     let judged = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| closure(connection)));
     let is_meant = judged.unwrap_or_else(|_| {
         seen.errors += 1;

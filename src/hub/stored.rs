@@ -393,6 +393,7 @@ impl Hub {
                     for &at in &found {
                         table.suspected_gap(at, number);
                     }
+                    // A full page may have others after it.
                     found.get(SCAN_CHUNK - 1).map(|last| last.slot + 1)
                 });
                 tokio::task::yield_now().await;
