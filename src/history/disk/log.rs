@@ -135,6 +135,7 @@ impl Log {
         // From most readers nothing is withheld, and nothing has to be remembered.
         if has_withheld {
             self.confirmed.retain(|known| known.who != who);
+            // One that is forgotten costs a longer look the next time, and nothing else.
             if self.confirmed.len() == HISTORY_CONFIRMERS {
                 self.confirmed.remove(0);
             }
@@ -153,6 +154,7 @@ impl Log {
         if self.stubs.is_empty() {
             self.confirmed = Vec::new();
         }
+        // Rarely: a topic that is in use grows again, and would be copied each time.
         if self.stubs.capacity() > 16 + 4 * self.stubs.len() {
             self.stubs.shrink_to(2 * self.stubs.len());
         }
