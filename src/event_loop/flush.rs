@@ -189,6 +189,8 @@ impl EventLoop {
             let own;
             let (frames, write) = match &work.load {
                 Load::Run { first, end } => {
+                    // Even before it is written: what the socket refuses goes to a backlog, and no
+                    // longer counts as a run.
                     outcome.finish(*first);
                     let frames = window.run(*first, *end);
                     shared.select_run(work.form, forms, *first..*end, frames)
