@@ -330,6 +330,8 @@ pub(super) fn connect(
         admit(edge, runtime_config, &request, peer.ip).map_err(|refused| refused.told(node))?;
     let names_us = admitted.protocol;
     let mut response = begin(edge, event_loop, &mut request, peer, admitted, None)?;
+    // A client fails the connection if it is answered with a protocol that it did not offer (RFC
+    // 6455, section 4.1).
     if names_us {
         response.headers_mut().insert(
             SEC_WEBSOCKET_PROTOCOL,
@@ -382,6 +384,7 @@ pub(super) fn admit_foreign(
     let ip = access::client_address(headers, peer.ip, &runtime_config.config.trusted_proxies);
     let bearer = access::bearer(headers).map(str::to_owned);
     foreign.token = query.token.clone().or(bearer);
+    // Without client keys, `key` may mean something else in the other protocol.
     let has_keys = runtime_config.access(app).has_client_keys();
     foreign.key = query.key.clone().filter(|_| has_keys);
     let occupancy = take_place(edge, ip, Prospects::Some)
@@ -445,6 +448,7 @@ fn begin(
     let since = peer.since;
 
     tokio::task::spawn_local(async move {
+        // The client has hung up, and `admitted` gives its places back.
         let Some(raw) = socket.await else {
             return;
         };
@@ -700,6 +704,7 @@ fn take_place(
 fn raw_socket(
     upgraded: fastwebsockets::WebSocket<TokioIo<hyper::upgrade::Upgraded>>,
 ) -> Option<RawSocket> {
+    // Every socket is given to hyper as a `TimedSocket`, so this fails for none.
     let parts = upgraded
         .into_inner()
         .into_inner()

@@ -142,11 +142,13 @@ impl Call<'_> {
                 let problem = Problem::unavailable("draining", detail);
                 Err(self.told(Refusal::Draining, problem))
             }
+            // It is of another node, has ended, or is made up. The client connects afresh.
             (Some(None), _) => Ok(refused(Refused::UnknownSession)),
             (Some(Some(transport)), true) => self.exchange(request, transport).await,
             (Some(Some(transport)), false) => {
                 upgrade::begin(&self, &mut request, sid.unwrap_or_default(), transport)
             }
+            // Only a first request has to say a version: a session that is known has one.
             (None, _) if version.as_deref() != Some(engineio::VERSION) => {
                 let detail = unsupported(version.as_deref());
                 let why = Refused::UnsupportedVersion;
@@ -162,6 +164,7 @@ impl Call<'_> {
                 Ok(self.poll(&transport).await)
             }
             (None, false) => {
+                // Nothing looks a WebSocket up by this name, but a first packet has to have one.
                 let dialect = dialect(self.first_packet(&random_name(), &[]));
                 let foreign = self.foreign(&request, dialect, None);
                 let app = self.served.app;
@@ -183,6 +186,8 @@ impl Call<'_> {
         let refused_bytes = self.runtime_config.config.limits.refused_bytes;
         match transport.poll(refused_bytes, &self.peer.timer).await {
             Ok((payload, poll)) => {
+                // This is noted before the answer goes to hyper: the poll learns from the socket
+                // that all was written.
                 self.peer.timer.expect(Box::new(poll), payload.len());
                 text(StatusCode::OK, payload.into())
             }
@@ -303,6 +308,7 @@ impl Call<'_> {
         let open = Open {
             sid,
             upgrades,
+            // A client gives up when no ping has come for the interval and the timeout together.
             ping_interval: limits.heartbeat.as_millis() as u64,
             ping_timeout: PING_TIMEOUT.as_millis() as u64,
             max_payload: limits.message_bytes,
@@ -324,6 +330,7 @@ impl Call<'_> {
             origin: origin.map(|origin| String::from_utf8_lossy(origin.as_bytes()).into_owned()),
             token: None,
             key: None,
+            // It is a part of the name by which the client comes back, so nobody may guess it.
             device: Some(SmolStr::from(random_name())),
             handover,
             api_key: None,
@@ -408,8 +415,11 @@ fn marked(
     origin: Option<HeaderValue>,
 ) -> Response<ResponseBody> {
     let headers = response.headers_mut();
+    // It is there without an Origin too: a cache must not give this answer to a page.
     headers.insert(VARY, HeaderValue::from_static("Origin"));
     if let Some(origin) = origin {
+        // Browsers take no `*` together with credentials (Fetch standard), so the origin is
+        // repeated.
         headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
         let yes = HeaderValue::from_static("true");
         headers.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, yes);

@@ -133,6 +133,8 @@ fn split(frame: &Frame) -> Option<(&[u8], Option<&[u8]>)> {
     if frame.is_text() {
         return Some((frame.payload(), None));
     }
+    // A binary event has its version, the length of the JSON in two bytes, the JSON, and then the
+    // bytes.
     let [_version, high, low, rest @ ..] = frame.payload() else {
         return None;
     };

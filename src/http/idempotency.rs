@@ -174,6 +174,7 @@ struct Bound {
 impl Bound {
     /// How much of it is used, in thousandths; over 1,000 is too much.
     fn used(self, entries: usize, bytes: usize) -> usize {
+        // It is rounded up, so that one entry too many is over 1,000.
         let part = |n: usize, of: usize| n.saturating_mul(1000).div_ceil(of.max(1));
         part(entries, self.entries).max(part(bytes, self.bytes))
     }
@@ -261,6 +262,7 @@ impl Store {
         loop {
             tokio::time::sleep(TICK).await;
             while !self.expire_some(&mut self.shares.lock(), 0) {
+                // The lock is free in the meantime, since every request with a key needs it.
                 tokio::task::yield_now().await;
             }
         }
@@ -301,11 +303,14 @@ impl Store {
 
         // The last part of the room is for the answers of what runs, which may be longer than is thought.
         let spare = self.all.bytes / SPARE_PART;
+        // An app within its share gets in although the store is full: what others have over theirs
+        // gives way.
         if !self.has_room(&shares, 1, entry.weight(scope) + spare) && !is_within {
             return Err(KeyError::Full);
         }
 
         shares[at].insert(scope.clone(), entry);
+        // This comes after the insert, so that the new entry counts as well.
         self.make_room(&mut shares);
         let running = Running {
             store: self.clone(),
@@ -340,6 +345,7 @@ impl Store {
                         self.metrics.idempotency_evicted.inc();
                     }
                 }
+                // Nobody is over its share, or all that is left still runs.
                 _ => return,
             }
         }

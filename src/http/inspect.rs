@@ -335,6 +335,7 @@ async fn values(bound: &Bound, connection: &Connection, redact: &[String]) -> Js
         let mut one =
             json!({ "text": part.text, "offset": part.span.offset, "length": part.span.length });
         match &part.value {
+            // Whether a part is true is what was asked, so it is shown of hidden values too.
             Ok(Value::Bool(value)) => one["value"] = json!(value),
             Ok(_) if hidden(&part.text) => one["value"] = json!(show::REDACTED),
             Ok(value) => one["value"] = json!(value),

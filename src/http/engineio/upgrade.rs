@@ -127,6 +127,8 @@ async fn probe(
                     is_probed = true;
                     break false;
                 }
+                // This packet is the upgrade of Engine.IO. Before a probe, the client would still
+                // poll.
                 Ok(Some(Message::Text("5"))) if was_probed => break true,
                 Ok(Some(Message::Ping(_) | Message::Pong(_))) => {}
                 Ok(Some(_)) | Err(_) => return Err(wrong()),
@@ -140,6 +142,8 @@ async fn probe(
         }
 
         if is_probed {
+            // It is a whole frame of text, without a mask, as servers send them (RFC 6455, section
+            // 5.1).
             let answer = [&[0x81, engineio::PROBED.len() as u8], engineio::PROBED].concat();
             socket.write_all(&answer).await?;
             transport.probe_worked();
@@ -167,6 +171,7 @@ async fn carry(
 ) -> io::Result<()> {
     let mut pause = RELAY_PAUSE;
     loop {
+        // The socket leaves this thread's runtime: the session may run on another one.
         let offered = Offered {
             socket: socket.into_std()?,
             heard: std::mem::take(&mut heard),
@@ -234,6 +239,8 @@ async fn relay(
                 forward(socket.try_write(unsaid), unsaid)?;
             }
 
+            // Each direction reads no further while it has so much to write, so the slower side
+            // slows the other.
             ready = far.readable(), if says_more && unsaid.len() < READ_BUFFER => {
                 let read = ready.and_then(|()| gather(far.try_read_buf(unsaid)));
                 says_more = read.is_ok();

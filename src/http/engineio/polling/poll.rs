@@ -52,6 +52,7 @@ impl Transport {
         }
 
         let payload = loop {
+            // An answer is memory until its client has read it, and many clients may read slowly.
             let is_tight = self.answers.load(Relaxed) > refused_bytes / ANSWERS_PART;
             let most = if is_tight {
                 POLL_BYTES_TIGHT
@@ -103,6 +104,8 @@ impl Transport {
                 return Look::Wait(far);
             }
 
+            // A WebSocket is about to take over, and the client waits until its last poll is
+            // answered.
             frames.payload.extend_from_slice(engineio::NOOP);
         }
 
@@ -169,6 +172,7 @@ impl Poll {
 
         state.is_polled = true;
         let mut pongs = std::mem::take(&mut state.pongs);
+        // Nobody is left to take them: the session has ended, or a WebSocket has it.
         if state.far.is_none() {
             pongs.clear();
         }
