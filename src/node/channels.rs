@@ -285,6 +285,8 @@ impl Node {
         // fault.
         run_detached(async move {
             let watching = node.watching(app, &channel, false);
+            // This comes first: an event stored after the position was read must already be heard
+            // here.
             let _subscriptions = node.subscribe_channel(app, &channel, watching).await;
             let key = node.history_key(app, &channel);
 
@@ -302,6 +304,8 @@ impl Node {
 
                 match table.join(at, &channel, watching, JoinKind::New) {
                     Joining::Joined(_) => {
+                        // In one step with the join, so that no event of the channel comes before
+                        // it.
                         table.place_own(at, told.clone());
                         joins.joined += 1;
                     }

@@ -496,6 +496,7 @@ impl Node {
     }
 
     pub(crate) fn enter(&self, phase: Phase) {
+        // A phase never gives way to an earlier one, whoever is the last to set it.
         self.phase.fetch_max(phase as u8, Relaxed);
     }
 }
@@ -518,6 +519,7 @@ impl Occupancy {
     /// `count` places, if there are so many: for a connection with several descriptors.
     pub(crate) fn take_some(node: &Arc<Node>, count: u32) -> Option<Self> {
         let max = node.runtime_config().config.limits.connections;
+        // The bound is compared and taken in one step, since threads accept at the same time.
         let taken = node.occupied.fetch_update(Relaxed, Relaxed, |now| {
             let after = now + count as usize;
             (after <= max).then_some(after)

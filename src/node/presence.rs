@@ -41,6 +41,8 @@ impl Node {
             }
 
             let mut slice = TimeSlice::begin();
+            // These are taken first: their drop below says that all which was due before has been
+            // sent.
             let flushes = notices.take_flushes();
 
             // Only what is due by now: what comes in the meantime must not keep the rest of this loop

@@ -192,6 +192,7 @@ impl Drop for Standing {
         recoveries.end(self.app, &self.name, &self.named, Instant::now() + kept);
         if let Some((cluster, home, value)) = self.in_redis() {
             let keys = vec![key(cluster, &home)];
+            // It is sent by the call itself, and nobody waits for the answer.
             drop(
                 cluster
                     .bus

@@ -42,6 +42,7 @@ impl Node {
             self.publish_durable(one, None).await?;
         }
 
+        // Once the last one is on its way, all before it are.
         if let Some(last) = last {
             self.publish_durable(last, Some(has_begun)).await?;
         }

@@ -79,6 +79,8 @@ impl Node {
         }
 
         for prepared in here {
+            // Others before it may be delivered, so it is no longer refused: without a permit it
+            // scans as well.
             let scan_permit = self.hub.permit(&prepared.selection).await.ok().flatten();
             let (reach, permit) = self
                 .hub
