@@ -60,6 +60,7 @@ impl Work {
 
     /// Decides about what is held, if this node leads.
     pub(super) async fn settle_mesa(&mut self) {
+        // This is asked before each: the lead may pass to another node in between.
         while self.node.leads(self.app)
             && let Some(Message { text, digest, .. }) = self.mesa.next()
         {

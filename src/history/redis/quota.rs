@@ -126,6 +126,7 @@ impl Quotas {
         let mut failed = Ok(());
         for (at, quota) in self.0.iter().enumerate() {
             let Some(quota) = quota else { continue };
+            // It is a copy, since the lock must not be held over an await.
             let homes: Vec<_> = quota
                 .parts
                 .lock()
@@ -133,6 +134,7 @@ impl Quotas {
                 .map(|part| part.0.clone())
                 .collect();
 
+            // All are sent before the first answer is waited for.
             let sums: Vec<_> = homes
                 .iter()
                 .map(|home| {

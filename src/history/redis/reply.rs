@@ -71,6 +71,7 @@ pub(super) fn run(answer: Value) -> Result<AppendedRun, HistoryError> {
     };
 
     let after = number(parts.pop())?;
+    // The short answer of `quick.lua` has only these.
     if parts.len() == 2 {
         let newest = number(parts.pop())?;
         let epoch = bytes(parts.pop())?.try_into().map_err(|_| malformed())?;
@@ -219,6 +220,8 @@ fn entry(offset: u64, mut fields: vec::IntoIter<Value>, is_channel: bool) -> Opt
 
     let omit = match field(1) {
         None => None,
+        // An event is skipped whose exceptions cannot be read: it could reach someone whom it
+        // leaves out.
         Some(omit) => Some(Arc::new(record::decode_omit(&bytes(Some(omit)).ok()?)?)),
     };
 
