@@ -65,8 +65,8 @@ impl Server {
 /// The problems of a configuration that is good by itself, together with what stays as it is.
 fn until_restart(error: &ConfigError) -> ConfigError {
     let problems = error.problems.iter();
-    let told = |problem: &Problem| Problem::Rule(format!("without a restart: {problem}"));
+    let described = |problem: &Problem| Problem::Rule(format!("without a restart: {problem}"));
     ConfigError {
-        problems: problems.map(told).collect(),
+        problems: problems.map(described).collect(),
     }
 }

@@ -120,9 +120,9 @@ impl Connector {
 
     /// A pool of connections for commands to `address`. It connects when asked to.
     ///
-    /// Answers have no deadline of the connection's own: their callers have one from the call on. `told` gets a
+    /// Answers have no deadline of the connection's own: their callers have one from the call on. `ended` gets a
     /// message when a connection ends.
-    pub(super) fn pool(&self, address: &Address, told: mpsc::Sender<()>) -> Result<Pool, String> {
+    pub(super) fn pool(&self, address: &Address, ended: mpsc::Sender<()>) -> Result<Pool, String> {
         let (host, port) = (address.host.to_string(), address.port);
         let place = match &self.tls {
             None => ConnectionAddr::Tcp(host, port),
@@ -162,7 +162,7 @@ impl Connector {
             .set_push_sender(move |push: PushInfo| {
                 if push.kind == PushKind::Disconnection {
                     // One word of it is enough.
-                    let _ = told.try_send(());
+                    let _ = ended.try_send(());
                 }
                 Ok::<(), Infallible>(())
             })

@@ -134,7 +134,7 @@ pub(super) fn lacking(replies: &[Value]) -> Vec<String> {
 }
 
 /// The sentence for people who have such a server.
-pub(super) async fn told(
+pub(super) async fn sentence(
     address: &Address,
     lacks: &[String],
     connection: &mut MultiplexedConnection,

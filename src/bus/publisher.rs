@@ -44,9 +44,9 @@ type Replies = Result<Vec<Value>, RedisError>;
 pub(super) async fn run(queue: Arc<CommandQueue>, cx: Arc<Context>) {
     let part = Component::Publisher(queue.address.clone());
     let mut backoff = Backoff::default();
-    let (told, mut pushed) = mpsc::channel(1);
+    let (ended, mut pushed) = mpsc::channel(1);
 
-    let pool = match cx.connector.pool(&queue.address, told) {
+    let pool = match cx.connector.pool(&queue.address, ended) {
         Ok(pool) => pool,
         Err(reason) => {
             queue.shut(&reason);
@@ -124,7 +124,7 @@ async fn connect(
                 let begun = if lacks.is_empty() {
                     primaries.begin(cx, address, connection.clone()).await
                 } else {
-                    Err(needs::told(address, &lacks, &mut connection).await)
+                    Err(needs::sentence(address, &lacks, &mut connection).await)
                 };
                 match begun {
                     Ok(()) => return Ok(connection),

@@ -47,7 +47,7 @@ struct State {
     /// Lines dropped since the start.
     dropped: u64,
     /// Those of them that no line has mentioned.
-    untold: u64,
+    unmentioned: u64,
     /// Whether the writer is to end when nothing waits.
     is_over: bool,
     has_ended: bool,
@@ -68,7 +68,7 @@ impl LogLines {
 
     fn drop_lines(&self, state: &mut State, lines: u64) {
         state.dropped += lines;
-        state.untold += lines;
+        state.unmentioned += lines;
         if let Some(counter) = self.counter.get() {
             counter.inc_by(lines);
         }
@@ -106,8 +106,8 @@ impl LogLines {
             // Without the lock: the server's threads append while the reader is slow.
             let lost = write(stream, &bytes);
             let mut state = self.state.lock();
-            let untold = if lost == 0 {
-                mem::take(&mut state.untold)
+            let unmentioned = if lost == 0 {
+                mem::take(&mut state.unmentioned)
             } else {
                 // A reader that is gone for good is not notified of it again and again.
                 self.drop_lines(&mut state, lost);
@@ -115,9 +115,9 @@ impl LogLines {
             };
 
             drop(state);
-            if untold > 0 {
+            if unmentioned > 0 {
                 IS_TELLING.set(true);
-                tell(untold);
+                tell(unmentioned);
                 IS_TELLING.set(false);
             }
         }
@@ -214,7 +214,7 @@ mod tests {
         format!("{n:099}\n")
     }
 
-    fn told(lines: &Arc<LogLines>) -> impl Fn(u64) + Send + 'static {
+    fn mentioned(lines: &Arc<LogLines>) -> impl Fn(u64) + Send + 'static {
         let lines = lines.clone();
         move |count| lines.push(format!("dropped {count}\n").as_bytes())
     }
@@ -225,7 +225,7 @@ mod tests {
         const PIPE: usize = 64 * 1024;
         let lines = Arc::new(LogLines::default());
         let (mut reader, writer) = pipe();
-        lines.write_to(writer, told(&lines)).unwrap();
+        lines.write_to(writer, mentioned(&lines)).unwrap();
         for n in 0..MANY {
             lines.push(line(n).as_bytes());
         }
@@ -246,7 +246,7 @@ mod tests {
             reader.read_to_string(&mut text).map(|_| text)
         });
         // Longer than this test waits for a reader that is there.
-        while counter.get() as usize == dropped && lines.state.lock().untold > 0 {
+        while counter.get() as usize == dropped && lines.state.lock().unmentioned > 0 {
             thread::sleep(Duration::from_millis(1));
         }
         lines.push(b"after\n");
@@ -272,7 +272,7 @@ mod tests {
         let lines = Arc::new(LogLines::default());
         (&*lines).write_all(b"first\n").unwrap();
         let (mut reader, writer) = pipe();
-        lines.write_to(writer, told(&lines)).unwrap();
+        lines.write_to(writer, mentioned(&lines)).unwrap();
         (&*lines).write_all(b"second\n").unwrap();
         lines.finish();
         let mut text = String::new();
@@ -284,7 +284,7 @@ mod tests {
     fn the_end_does_not_wait_for_a_reader_that_is_stuck() {
         let lines = Arc::new(LogLines::default());
         let (_reader, writer) = pipe();
-        lines.write_to(writer, told(&lines)).unwrap();
+        lines.write_to(writer, mentioned(&lines)).unwrap();
         for n in 0..10_000 {
             lines.push(line(n).as_bytes());
         }
@@ -299,7 +299,7 @@ mod tests {
         drop(reader);
         lines.push(b"one\n");
         lines.push(b"two\n");
-        lines.write_to(writer, told(&lines)).unwrap();
+        lines.write_to(writer, mentioned(&lines)).unwrap();
         lines.finish();
         let state = lines.state.lock();
         assert!(state.has_ended && state.waiting.is_empty(), "{state:?}");

@@ -153,13 +153,13 @@ impl Reader<'_> {
 
     /// Refuses a list in the place of a table: serde would take its items for the values of the first keys.
     fn refuse_lists(&mut self, table: &mut Spanned<DeTable<'_>>) {
-        let mut told = BTreeSet::new();
+        let mut noted = BTreeSet::new();
         while let Some(list) = list_for_table(table.get_ref()) {
             let Some(taken) = take_out(table.get_mut(), &list) else {
                 return;
             };
             // Of a list of tables, one after another is taken out.
-            if told.insert(taken.path.clone()) {
+            if noted.insert(taken.path.clone()) {
                 self.note(&taken, "invalid type: sequence, expected a table");
             }
             self.left_out.insert(taken.offset);

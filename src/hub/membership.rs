@@ -235,7 +235,7 @@ impl Table {
             }
         }
 
-        let (mut told, mut channels) = (0, 0);
+        let (mut notified, mut channels) = (0, 0);
         for name in connection.channel_names() {
             channels += 1;
             let watches = || app.watchers.contains(&channel_key(name), at.slot);
@@ -245,14 +245,14 @@ impl Table {
                 Some(watchers) => watchers > 0,
                 None => true,
             };
-            told += u32::from(others);
+            notified += u32::from(others);
         }
 
         self.changes += 1;
         self.charge(INDEX_ENTRY_WORK.saturating_mul(entries));
         self.charge(CHANNEL_WORK.saturating_mul(channels));
 
-        Some(told)
+        Some(notified)
     }
 
     /// Takes `slot` out of every index, and its connection out of its channels. Where it may come back to them, they are kept

@@ -291,8 +291,8 @@ impl Presence {
         // Where there are other nodes, an empty channel stays until they are notified: then `take_notices` removes it.
         if room.is_empty() && (self.register.is_none() || !room.has_pending()) {
             let pending = room.pending.take();
-            let untold = pending.map_or(0, |pending| pending.notices.len());
-            self.notices.untold.fetch_sub(untold, Relaxed);
+            let unsent = pending.map_or(0, |pending| pending.notices.len());
+            self.notices.unsent.fetch_sub(unsent, Relaxed);
             rooms.remove(channel);
             self.metrics.channels.dec();
         }

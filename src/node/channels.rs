@@ -295,7 +295,7 @@ impl Node {
                 None => None,
             };
 
-            let told = native::joined(&channel, node.position(app, &channel).await?.as_ref());
+            let notice = native::joined(&channel, node.position(app, &channel).await?.as_ref());
             let mut joins = Joins::default();
             let join = |table: &mut Table, slot| {
                 let Some(at) = table.reference(slot) else {
@@ -306,7 +306,7 @@ impl Node {
                     Joining::Joined(_) => {
                         // In one step with the join, so that no event of the channel comes before
                         // it.
-                        table.place_own(at, told.clone());
+                        table.place_own(at, notice.clone());
                         joins.joined += 1;
                     }
                     Joining::Already(_) => joins.already += 1,
@@ -343,7 +343,7 @@ impl Node {
             let resume_table = &node.hub.context().resume_table;
             // Nobody comes back to the channel where the scan has been.
             let held_off = resume_table.hold_off(app, &channel);
-            let told = native::left(&channel);
+            let notice = native::left(&channel);
             let mut left = 0;
 
             let leave_one = |table: &mut Table, slot| {
@@ -351,7 +351,7 @@ impl Node {
                     return;
                 };
                 if table.leave(at, &channel) {
-                    table.place_own(at, told.clone());
+                    table.place_own(at, notice.clone());
                     left += 1;
                 }
             };

@@ -477,13 +477,13 @@ impl Client {
         };
 
         // Each channel in which someone is notified of it counts as an event to that channel.
-        let told = self
+        let notified = self
             .event_loop
             .shard()
             .lock_and_wake(|table| table.set_profile(self.socket.at, profile));
 
         self.acknowledge(id);
-        Cost(told.unwrap_or(0))
+        Cost(notified.unwrap_or(0))
     }
 
     fn refuse_profile(&self, id: Option<&RawValue>, error: &Unfit) {

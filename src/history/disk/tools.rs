@@ -28,11 +28,11 @@ pub(crate) struct Findings {
 }
 
 /// Most problems that are reported one by one.
-const TOLD: usize = 20;
+const PROBLEMS_SHOWN: usize = 20;
 
 impl Findings {
     fn problem(&mut self, problem: String) {
-        if self.problems.len() < TOLD {
+        if self.problems.len() < PROBLEMS_SHOWN {
             self.problems.push(problem);
         }
     }

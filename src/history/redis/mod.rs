@@ -212,7 +212,7 @@ impl Inner {
             let AppendedRun { ended, after } = reply::run(answer.await?)?;
             let newest = match ended {
                 Ended::Quick(position) => {
-                    inner.seen.told(&key, position);
+                    inner.seen.note_published(&key, position);
                     position
                 }
                 Ended::Full(mut head) => {
@@ -534,7 +534,7 @@ impl History for RedisHistory {
     }
 
     fn saw(&self, key: &Key, position: Position) {
-        self.0.seen.told(key, position);
+        self.0.seen.note_published(key, position);
     }
 
     fn remember<'a>(&'a self, key: &'a Key) -> HistoryFuture<'a, ()> {

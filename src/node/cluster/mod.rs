@@ -275,8 +275,8 @@ impl Cluster {
 
             if !self.membership.belongs() {
                 // So that the others need not find out.
-                let told = self.rpc.notify_nodes(AppId(0), &Request::Hello).await;
-                self.membership.note_greeted(told.is_ok());
+                let greeted = self.rpc.notify_nodes(AppId(0), &Request::Hello).await;
+                self.membership.note_greeted(greeted.is_ok());
             }
         }
     }

@@ -84,13 +84,13 @@ impl RemoteNotices {
 /// What was said of one channel, together.
 #[derive(Debug, Default)]
 struct ChannelNotices {
-    told: Vec<MemberNotice>,
+    members: Vec<MemberNotice>,
     changes: Option<Changes>,
 }
 
 impl ChannelNotices {
     fn add(&mut self, notices: Notices) {
-        self.told.extend(notices.members);
+        self.members.extend(notices.members);
         if let Some(changes) = &notices.changes {
             self.changes.get_or_insert_default().add(changes);
         }
@@ -98,7 +98,7 @@ impl ChannelNotices {
 
     /// Sends no names any longer.
     fn fold(&mut self) {
-        for notice in self.told.drain(..) {
+        for notice in self.members.drain(..) {
             self.changes.get_or_insert_default().count(notice.kind, 1);
         }
     }
@@ -335,7 +335,7 @@ impl NoticeRelay {
             *count = self.count_of_all(app, channel);
         }
 
-        self.note_told(app, channel);
+        self.note_sent(app, channel);
     }
 
     /// Those who are notified of members here.
@@ -347,10 +347,10 @@ impl NoticeRelay {
     }
 
     /// Notes that something of `channel` is sent to someone here: again, if nodes are not known yet, when they are.
-    fn note_told(&self, app: AppId, channel: &str) {
+    fn note_sent(&self, app: AppId, channel: &str) {
         let is_watched = self.hub.presence(app).is_watched(channel);
         if is_watched || self.notice_buffers.is_waiting(app, channel) {
-            self.peer_counts.told(app, channel);
+            self.peer_counts.note_sent(app, channel);
         }
     }
 
@@ -408,11 +408,11 @@ impl NoticeRelay {
         // A client that may see only counts, or would see too many, gets no names.
         let only_counts = self.apps.get(app).watching(channel, true) == Watching::Counts
             || !self.peer_counts.is_named(app, channel);
-        if only_counts || said.told.len() > self.hub.context().limits.presence_notices as usize {
+        if only_counts || said.members.len() > self.hub.context().limits.presence_notices as usize {
             said.fold();
         }
 
-        let users = said.told.iter().filter_map(|notice| notice.user.clone());
+        let users = said.members.iter().filter_map(|notice| notice.user.clone());
         let users: Vec<String> = users.collect();
         let here = self.hub.presence(app).tallies(channel, &users);
         let mut here = here.into_iter();
@@ -423,12 +423,12 @@ impl NoticeRelay {
             frame_of(channel, notice, notice.tally + more.unwrap_or(0))
         };
 
-        let frames: Vec<About> = said.told.iter().filter_map(frame).collect();
+        let frames: Vec<About> = said.members.iter().filter_map(frame).collect();
         if let Some(changes) = said.changes {
             self.remote_notices.count(app, channel, &changes);
         }
 
-        self.note_told(app, channel);
+        self.note_sent(app, channel);
         self.watchers()
             .tell(app, channel, &frames, &mut TimeSlice::begin())
             .await;
@@ -444,7 +444,7 @@ impl NoticeRelay {
             }
             let Count { connections, users } = self.count_of_all(app, &channel);
             let frame = native::members_changed(&channel, &changes, connections, users);
-            self.note_told(app, &channel);
+            self.note_sent(app, &channel);
             self.watchers()
                 .tell(app, &channel, &[(None, frame)], &mut slice)
                 .await;
@@ -514,10 +514,10 @@ mod tests {
         said.add(notices(&[Joined, Left], None));
         said.add(notices(&[Updated], Some(changes(2, 0, 1))));
         said.add(notices(&[Joined], Some(changes(0, 3, 0))));
-        let kinds: Vec<_> = said.told.iter().map(|notice| notice.kind).collect();
+        let kinds: Vec<_> = said.members.iter().map(|notice| notice.kind).collect();
         assert_eq!(kinds, [Joined, Left, Updated, Joined]);
         said.fold();
-        assert!(said.told.is_empty());
+        assert!(said.members.is_empty());
         assert_eq!(said.changes, Some(changes(4, 4, 2)));
     }
 }

@@ -146,7 +146,7 @@ impl RevocationSync {
     }
 
     /// Does what another node has revoked.
-    pub(super) async fn revoke_as_told(
+    pub(super) async fn revoke_for_peer(
         &self,
         app: AppId,
         users: Vec<RevokedUser>,
@@ -201,16 +201,16 @@ impl RevocationSync {
     pub(super) async fn run_revocations(&self) {
         let mut ticks = tokio::time::interval(self.every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut is_told = false;
+        let mut is_logged = false;
 
         while !self.membership.has_left() {
             ticks.tick().await;
             self.expire_revoked().await;
             match self.read_revoked().await {
-                Ok(()) => is_told = false,
+                Ok(()) => is_logged = false,
                 // That Redis is away, the bus logs.
-                Err(error @ BusError::Refused { .. }) if !is_told => {
-                    is_told = true;
+                Err(error @ BusError::Refused { .. }) if !is_logged => {
+                    is_logged = true;
                     let hint = error.hint();
                     tracing::warn!(%error, hint, "revoked tokens cannot be read from Redis; this node goes by those that it knows");
                 }
@@ -504,7 +504,7 @@ impl Node {
 }
 
 /// Replaces the claims that another node says.
-pub(super) async fn replace_as_told(
+pub(super) async fn replace_for_peer(
     node: &Node,
     app: AppId,
     user: &str,

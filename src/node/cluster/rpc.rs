@@ -341,13 +341,13 @@ impl Rpc {
             digests.into_iter().map(done).collect()
         };
 
-        let told: Vec<_> = requests
+        let sent: Vec<_> = requests
             .iter()
             .map(|request| self.notify_nodes(app, request))
             .collect();
         tokio::spawn(async move {
-            for told in told {
-                if let Err(error) = told.await {
+            for sent in sent {
+                if let Err(error) = sent.await {
                     tracing::debug!(%error, "other nodes do not know that a program's message is done");
                 }
             }

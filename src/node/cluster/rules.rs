@@ -88,9 +88,9 @@ impl RuleDigests {
             node: self.node.to_string(),
             apps: self.apps.clone(),
         };
-        let told = rpc.notify_topic(&Topic::Node(to), AppId(0), &request);
+        let sent = rpc.notify_topic(&Topic::Node(to), AppId(0), &request);
         tokio::spawn(async move {
-            if let Err(error) = told.await {
+            if let Err(error) = sent.await {
                 tracing::debug!(%error, "another node does not know of the rules for channels here");
             }
         });

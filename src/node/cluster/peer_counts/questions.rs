@@ -112,7 +112,7 @@ impl PeerCounts {
             for unknown in watched.unknown.values_mut() {
                 is_any |= unknown.is_asked && !std::mem::replace(&mut unknown.is_late, true);
             }
-            if is_any && watched.is_told_without {
+            if is_any && watched.is_sent_without {
                 news.push(name.clone());
             }
         }

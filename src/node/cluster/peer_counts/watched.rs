@@ -27,7 +27,7 @@ pub(super) struct Watched {
     pub(super) unknown: AHashMap<NodeId, Unknown>,
     pub(super) is_due: bool,
     /// Something was sent that may lack what unknown nodes have.
-    pub(super) is_told_without: bool,
+    pub(super) is_sent_without: bool,
 }
 
 #[derive(Debug)]
@@ -198,7 +198,7 @@ impl Watched {
     }
 
     pub(super) fn is_settled_news(&mut self) -> bool {
-        self.unknown.is_empty() && std::mem::take(&mut self.is_told_without)
+        self.unknown.is_empty() && std::mem::take(&mut self.is_sent_without)
     }
 
     /// How often `user` is there on all nodes but `except`.

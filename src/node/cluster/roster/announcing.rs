@@ -76,7 +76,7 @@ impl Roster {
             if sent.len() >= NOTICES_TOGETHER
                 && let Some((first, in_flight)) = sent.pop_front()
             {
-                Self::told(first, in_flight).await?;
+                Self::finish(first, in_flight).await?;
             }
 
             if !self.notices.shows_members_of(app, &channel) {
@@ -101,14 +101,14 @@ impl Roster {
         }
 
         for (last, in_flight) in sent {
-            Self::told(last, in_flight).await?;
+            Self::finish(last, in_flight).await?;
         }
         Ok(())
     }
 
     /// Waits until notices are published. Those of this node's own members are owed if they are not, and the rest goes
     /// on; another node's are sent again from the beginning.
-    async fn told(
+    async fn finish(
         sent: impl Future<Output = Result<u64, BusError>>,
         in_flight: Option<InFlightNotice>,
     ) -> Result<(), BusError> {
