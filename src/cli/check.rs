@@ -116,15 +116,15 @@ fn add_app(text: &mut String, config: &Config, name: &str, app: &AppConfig) {
     }
 
     for rule in &app.channels {
-        let (kept, presence) = (rule.history_size, rule.presence.name());
+        let (size, presence) = (rule.history_size, rule.presence.name());
         line(
             "channels",
-            format!("{} (history {kept}, presence {presence})", rule.pattern),
+            format!("{} (history {size}, presence {presence})", rule.pattern),
         );
     }
 
-    if let Some(kept) = &app.user_events {
-        line("user events", format!("{} each", kept.size));
+    if let Some(events) = &app.user_events {
+        line("user events", format!("{} each", events.size));
     }
 
     for path in &app.index {

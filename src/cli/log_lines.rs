@@ -253,10 +253,10 @@ mod tests {
         lines.finish();
         let text = reading.join().unwrap().unwrap();
         let said: Vec<&str> = text.lines().collect();
-        let kept = MANY - dropped;
-        assert_eq!(said.len(), kept + 2);
+        let written = MANY - dropped;
+        assert_eq!(said.len(), written + 2);
         // Whatever the writer took while the queue was full made room for later ones.
-        let numbers: Vec<usize> = said[..kept]
+        let numbers: Vec<usize> = said[..written]
             .iter()
             .map(|said| said.parse().unwrap())
             .collect();
@@ -264,7 +264,7 @@ mod tests {
         for (n, said) in numbers.iter().zip(&said) {
             assert_eq!(*said, line(*n).trim_end(), "whole");
         }
-        assert_eq!(said[kept..], [&*format!("dropped {dropped}"), "after"]);
+        assert_eq!(said[written..], [&*format!("dropped {dropped}"), "after"]);
     }
 
     #[test]

@@ -49,12 +49,12 @@ impl Config {
         let all = self.limits.history_bytes;
         for (name, app) in &self.apps {
             for (n, rule) in app.channels.iter().enumerate() {
-                let kept = rule.history_bytes;
-                if rule.history_size > 0 && kept > all {
+                let own = rule.history_bytes;
+                if rule.history_size > 0 && own > all {
                     problems.pair(
                         format!("apps.{name}.channels[{n}].history_bytes"),
                         format!(
-                            "app \"{name}\": channels \"{}\": history_bytes = {kept} is over limits.history_bytes = \
+                            "app \"{name}\": channels \"{}\": history_bytes = {own} is over limits.history_bytes = \
                              {all}, which bounds all histories together; lower the first or raise the second",
                             rule.pattern
                         ),
@@ -62,12 +62,12 @@ impl Config {
                 }
             }
 
-            let kept = app.user_events.as_ref().map_or(0, |events| events.bytes);
-            if kept > all {
+            let own = app.user_events.as_ref().map_or(0, |events| events.bytes);
+            if own > all {
                 problems.pair(
                     format!("apps.{name}.user_events.bytes"),
                     format!(
-                        "app \"{name}\": user_events.bytes = {kept} is over limits.history_bytes = {all}, which bounds \
+                        "app \"{name}\": user_events.bytes = {own} is over limits.history_bytes = {all}, which bounds \
                          all histories together; lower the first or raise the second"
                     ),
                 );

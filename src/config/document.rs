@@ -304,8 +304,8 @@ fn take_item(items: &mut DeArray<'_>, span: &Range<usize>) -> Option<Taken> {
 
     let at = items.iter().position(|item| item.span() == *span)?;
     let taken = Taken::of("", span.start, &items[at]);
-    let kept = items.iter().enumerate().filter(|(n, _)| *n != at);
-    *items = kept.map(|(_, item)| item.clone()).collect();
+    let rest = items.iter().enumerate().filter(|(n, _)| *n != at);
+    *items = rest.map(|(_, item)| item.clone()).collect();
 
     Some(taken)
 }

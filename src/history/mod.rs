@@ -22,7 +22,7 @@ pub use self::disk::DataError;
 pub(crate) use self::disk::tools as data_tools;
 use self::memory::Run;
 pub(crate) use self::{
-    disk::{Disk, Kept, KeptAnswer, Setup},
+    disk::{Disk, Setup, StoredAnswer, StoredApp},
     memory::{Memory, Occupied},
     redis::RedisHistory,
 };

@@ -139,16 +139,16 @@ impl Share {
 
     /// Removes the oldest finished answer. Returns since when it was stored, if there was one.
     fn remove_oldest(&mut self) -> Option<Instant> {
-        let (kept_since, scope) = self.ages.pop_front()?;
+        let (stored_since, scope) = self.ages.pop_front()?;
         // An entry of another time belongs to a later request with the same key, whose answer is
         // newer.
-        let is_kept =
-            |entry: &Entry| matches!(entry, Entry::Done { since, .. } if *since == kept_since);
-        if !self.entries.get(&scope).is_some_and(is_kept) {
+        let is_stored =
+            |entry: &Entry| matches!(entry, Entry::Done { since, .. } if *since == stored_since);
+        if !self.entries.get(&scope).is_some_and(is_stored) {
             return None;
         }
         self.remove(&scope);
-        Some(kept_since)
+        Some(stored_since)
     }
 
     /// Removes up to `most` answers that are past their time. Returns how many more it might have removed.
@@ -438,7 +438,7 @@ mod tests {
         Ok(())
     }
 
-    async fn is_kept(store: &Arc<Store>, scope: Scope) -> bool {
+    async fn is_stored(store: &Arc<Store>, scope: Scope) -> bool {
         let claim = store.claim(scope, b"", soon()).await;
         matches!(claim, Ok(Claim::Answered(_)))
     }
@@ -555,7 +555,7 @@ mod tests {
         }
         assert_eq!(held(&store), 1);
         assert!(
-            is_kept(&store, newest).await,
+            is_stored(&store, newest).await,
             "what came in its place stays"
         );
     }
@@ -586,15 +586,15 @@ mod tests {
         for n in 0..5 {
             keep(&store, of_app(1, &n.to_string()), b"").await.unwrap();
         }
-        assert!(!is_kept(&store, of_app(0, "4")).await);
+        assert!(!is_stored(&store, of_app(0, "4")).await);
         assert_eq!(store.metrics.idempotency_evicted.get(), 5);
         for n in 5..10 {
-            assert!(is_kept(&store, of_app(0, &n.to_string())).await, "{n}");
+            assert!(is_stored(&store, of_app(0, &n.to_string())).await, "{n}");
         }
         let full = keep(&store, of_app(1, "more"), b"").await;
         assert_eq!(full, Err(KeyError::Full));
         for n in 0..5 {
-            assert!(is_kept(&store, of_app(1, &n.to_string())).await, "{n}");
+            assert!(is_stored(&store, of_app(1, &n.to_string())).await, "{n}");
         }
     }
 
@@ -605,15 +605,15 @@ mod tests {
         let bytes =
             |store: &Store| -> usize { store.shares.lock().iter().map(|share| share.bytes).sum() };
         let answer = vec![b'x'; 1000];
-        let mut kept = 0;
-        while keep(&store, of_app(0, &kept.to_string()), &answer)
+        let mut count = 0;
+        while keep(&store, of_app(0, &count.to_string()), &answer)
             .await
             .is_ok()
         {
-            kept += 1;
-            assert!(bytes(&store) <= bound && kept < 100);
+            count += 1;
+            assert!(bytes(&store) <= bound && count < 100);
         }
-        assert!(kept >= 50, "{kept}");
+        assert!(count >= 50, "{count}");
         for n in 0..20 {
             keep(&store, of_app(1, &n.to_string()), &answer)
                 .await
@@ -621,7 +621,7 @@ mod tests {
             assert!(bytes(&store) <= bound, "{n}");
         }
         for n in 0..20 {
-            assert!(is_kept(&store, of_app(1, &n.to_string())).await, "{n}");
+            assert!(is_stored(&store, of_app(1, &n.to_string())).await, "{n}");
         }
     }
 

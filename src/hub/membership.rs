@@ -255,7 +255,7 @@ impl Table {
         Some(notified)
     }
 
-    /// Takes `slot` out of every index, and its connection out of its channels. Where it may come back to them, they are kept
+    /// Takes `slot` out of every index, and its connection out of its channels. Where it may come back to them, they are held
     /// for it.
     pub(super) fn depart(&mut self, slot: u32, departing: Departing<'_>) {
         // First out of the indexes, so that nothing is placed for it from here on.
@@ -272,11 +272,11 @@ impl Table {
         };
 
         let app = &mut self.apps[entry.app.0 as usize];
-        let mut kept: BTreeMap<QueueAt, Vec<LostChannel>> = BTreeMap::new();
+        let mut held: BTreeMap<QueueAt, Vec<LostChannel>> = BTreeMap::new();
 
         // A lost connection comes back to its profile, too.
         if let Some(queue) = lost.filter(|_| connection.profile().is_some()) {
-            kept.insert(queue, Vec::new());
+            held.insert(queue, Vec::new());
         }
 
         for name in connection.channel_names() {
@@ -301,7 +301,7 @@ impl Table {
             app.channels.remove_key(&key, slot);
             let watches = app.watchers.remove_key(&key, slot);
             if let Some(queue) = queue {
-                kept.entry(queue).or_default().push(LostChannel {
+                held.entry(queue).or_default().push(LostChannel {
                     name: name.clone(),
                     watched: watches,
                 });
@@ -316,7 +316,7 @@ impl Table {
             }
         }
 
-        for (queue, channels) in kept {
+        for (queue, channels) in held {
             resume_table.insert(queue, Detached::in_some(&connection, channels));
         }
 

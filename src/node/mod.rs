@@ -320,7 +320,7 @@ fn history_of(
         return Ok((Arc::new(memory.with_quotas(&quotas)), None));
     };
 
-    let kept = |(app, quota): (&App, &Option<usize>)| history::Kept {
+    let stored = |(app, quota): (&App, &Option<usize>)| history::StoredApp {
         name: app.name.to_string(),
         metrics: app.metrics.clone(),
         quota: quota.map(|quota| quota as u64),
@@ -329,7 +329,7 @@ fn history_of(
     let disk = Arc::new(Disk::open(history::Setup {
         config: data.clone(),
         metrics,
-        apps: apps.iter().zip(&quotas).map(kept).collect(),
+        apps: apps.iter().zip(&quotas).map(stored).collect(),
         is_occupied: Arc::new(is_occupied),
         spare_bytes: DATA_SPARE_BYTES,
     })?);
@@ -340,8 +340,8 @@ fn history_of(
 /// The revocations that the data directory remembers.
 fn revocations_of(apps: &[App], disk: Option<&Disk>) -> Revocations {
     let revocations = Revocations::new(apps.len());
-    let kept = disk.map(Disk::take_revoked).unwrap_or_default();
-    for (at, revoked) in kept.iter().enumerate() {
+    let remembered = disk.map(Disk::take_revoked).unwrap_or_default();
+    for (at, revoked) in remembered.iter().enumerate() {
         revocations.note(AppId(at as u16), revoked);
     }
     revocations

@@ -255,13 +255,13 @@ fn flags_set_histories_by_pattern_and_turn_stored_events_on_and_off() {
         ..ChannelRule::new("room-*", 2)
     };
     assert_eq!(app.channels, [room, ChannelRule::new("*", 4)]);
-    let kept = UserEvents {
+    let stored = UserEvents {
         size: 3,
         ..UserEvents::default()
     };
     for (flags, expected) in [
-        (&[][..], Some(kept)),
-        (&["--store-user-events"], Some(kept)),
+        (&[][..], Some(stored)),
+        (&["--store-user-events"], Some(stored)),
         (&["--store-user-events=false"], None),
     ] {
         assert_eq!(default(flags, &[]).user_events, expected, "{flags:?}");

@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use super::{
     Room, Setup, Shared,
     database::{Fault, Survives},
-    facts::KeptAnswer,
+    facts::StoredAnswer,
     journal::Left,
     store::{Read, Snapshot, Store, TopicOnDisk},
 };
@@ -70,14 +70,14 @@ pub(super) enum Job {
     KeepAnswer {
         app: AppId,
         name: Box<str>,
-        kept: KeptAnswer,
+        stored: StoredAnswer,
         window: Duration,
         reply: Reply<()>,
     },
     Answer {
         app: AppId,
         name: Box<str>,
-        reply: Reply<Option<KeptAnswer>>,
+        reply: Reply<Option<StoredAnswer>>,
     },
     Revoke {
         app: AppId,
@@ -127,7 +127,7 @@ enum Pending {
     Position(Reply<Position>, Position),
     Absent(Reply<Option<Page>>),
     Nothing(Reply<Waiting>),
-    Answer(Reply<Option<KeptAnswer>>, Option<KeptAnswer>),
+    Answer(Reply<Option<StoredAnswer>>, Option<StoredAnswer>),
     Done(Reply<()>),
 }
 
@@ -339,11 +339,11 @@ impl Worker {
             Job::KeepAnswer {
                 app,
                 name,
-                kept,
+                stored,
                 window,
                 reply,
             } => {
-                store.keep_answer(app, &name, &kept, window.as_millis() as u64)?;
+                store.keep_answer(app, &name, &stored, window.as_millis() as u64)?;
                 Pending::Done(reply)
             }
             Job::Answer { app, name, reply } => Pending::Answer(reply, store.answer(app, &name)?),

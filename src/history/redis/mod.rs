@@ -239,7 +239,7 @@ impl Inner {
         let mut keys = Vec::with_capacity(3);
         keys.extend(["state", "events"].map(|suffix| self.bus.key(home, suffix)));
         if self.quotas.has(key.app) {
-            keys.push(self.bus.app_key(home, key.app, quota::KEPT));
+            keys.push(self.bus.app_key(home, key.app, quota::STORED));
         }
         keys
     }
@@ -547,9 +547,9 @@ impl History for RedisHistory {
     fn look_at_quotas(&self) -> HistoryFuture<'_, ()> {
         Box::pin(async move {
             self.0.quotas.look(&self.0.bus).await?;
-            for (app, kept) in self.0.quotas.all() {
+            for (app, stored) in self.0.quotas.all() {
                 if let Some(metrics) = self.0.apps.get(usize::from(app.0)) {
-                    metrics.stored_bytes.set(kept as i64);
+                    metrics.stored_bytes.set(stored as i64);
                 }
             }
             Ok(())

@@ -36,14 +36,14 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Recent<T, K = Uuid> {
     order: VecDeque<K>,
-    kept: AHashMap<K, T>,
+    values: AHashMap<K, T>,
 }
 
 impl<T, K> Default for Recent<T, K> {
     fn default() -> Self {
         Self {
             order: VecDeque::new(),
-            kept: AHashMap::new(),
+            values: AHashMap::new(),
         }
     }
 }
@@ -51,20 +51,20 @@ impl<T, K> Default for Recent<T, K> {
 impl<T, K: Hash + Eq + Copy> Recent<T, K> {
     /// Keeps `value`, and forgets the oldest beyond [`RECENT_PUBLICATIONS`]; false if the id was there.
     pub(super) fn insert(&mut self, id: K, value: T) -> bool {
-        if self.kept.insert(id, value).is_some() {
+        if self.values.insert(id, value).is_some() {
             return false;
         }
         self.order.push_back(id);
         if self.order.len() > RECENT_PUBLICATIONS
             && let Some(oldest) = self.order.pop_front()
         {
-            self.kept.remove(&oldest);
+            self.values.remove(&oldest);
         }
         true
     }
 
     pub(super) fn get(&self, id: &K) -> Option<&T> {
-        self.kept.get(id)
+        self.values.get(id)
     }
 }
 
@@ -495,6 +495,6 @@ mod tests {
         }
         assert!(!recent.insert(10, 0));
         assert_eq!((recent.get(&9), recent.get(&10)), (None, Some(&0)));
-        assert_eq!(recent.kept.len(), RECENT_PUBLICATIONS);
+        assert_eq!(recent.values.len(), RECENT_PUBLICATIONS);
     }
 }

@@ -122,10 +122,10 @@ impl RemoteResume {
 
         let resume_table = &self.hub.context().resume_table;
         let all = std::mem::take(&mut self.channels);
-        let (kept, gone): (Vec<_>, Vec<_>) = all
+        let (left, gone): (Vec<_>, Vec<_>) = all
             .into_iter()
             .partition(|channel| claimed.contains(&*channel.name));
-        self.channels = kept.into();
+        self.channels = left.into();
         for channel in &gone {
             resume_table.give_up(&self.lost, &channel.name);
         }

@@ -94,9 +94,9 @@ async fn a_redis_that_went_back_goes_on_after_what_was_seen_with_what_is_left() 
         (None, 5),
         (None, 3),
     ] {
-        let (recovered, kept) = since(&node.store, &room, epoch, offset).await;
+        let (recovered, stored) = since(&node.store, &room, epoch, offset).await;
         assert_eq!(
-            (recovered, kept),
+            (recovered, stored),
             (false, vec![1, 2, 3, now]),
             "{epoch:?} {offset}"
         );

@@ -6,7 +6,7 @@ use crate::id::AppId;
 /// What one of these events counts for, at least.
 const WEIGHT: usize = 700;
 
-async fn kept(node: &Node, app: u16) -> u64 {
+async fn stored(node: &Node, app: u16) -> u64 {
     node.look_at_quotas().await.unwrap();
     let mut all = node.0.quotas.all();
     all.find(|(of, _)| *of == AppId(app)).unwrap().1
@@ -80,7 +80,7 @@ async fn what_is_removed_counts_no_longer() {
     for _ in 0..300 {
         node.append(&channel("c"), &few, event(1)).await.unwrap();
     }
-    let weight = kept(&node, 0).await;
+    let weight = stored(&node, 0).await;
     assert!((10 * 640..12 * 800).contains(&weight), "{weight}");
 
     // So does a user who confirms, with what is withheld from some.
@@ -88,8 +88,8 @@ async fn what_is_removed_counts_no_longer() {
     for _ in 0..5 {
         node.append(&ann, &KEEP, event(1)).await.unwrap();
         let newest = node.append(&ann, &KEEP, not_for_phones(1)).await.unwrap();
-        assert!(kept(&node, 1).await > 640);
+        assert!(stored(&node, 1).await > 640);
         node.confirm(&ann, newest.position.offset, &ANYONE);
-        until(0, async || kept(&node, 1).await).await;
+        until(0, async || stored(&node, 1).await).await;
     }
 }
