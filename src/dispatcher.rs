@@ -139,7 +139,7 @@ impl Dispatcher {
 
         let way = Way { bus, _inbox: inbox };
         let up = async {
-            // Asked again and again, since the bus notifies nobody, and this happens once.
+            // This is asked again and again, since the bus notifies nobody, and this happens once.
             while way.bus.health() != Health::Up {
                 tokio::time::sleep(LOOK).await;
             }

@@ -102,7 +102,8 @@ impl Server {
         data: impl Serialize,
         target: Target,
     ) -> Result<Receipt, EmitError> {
-        // Owned, since it runs on a thread of the server, and goes on there if the caller leaves.
+        // Everything is owned, since it runs on a thread of the server, and goes on there if the
+        // caller leaves.
         let (event, data) = (event.to_owned(), to_raw_value(&data)?);
         let (node, app) = (self.inner.node.clone(), self.app);
         self.run(async move {

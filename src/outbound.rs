@@ -56,7 +56,7 @@ async fn open(host: &str, port: u16, secure: bool) -> io::Result<Box<dyn Stream>
 /// Names the host, which the system's error does not.
 fn unknown_host(host: &str, error: &io::Error) -> io::Error {
     let text = error.to_string();
-    // As the standard library begins it.
+    // The standard library begins it in the same way.
     let why = text.trim_start_matches("failed to lookup address information: ");
     io::Error::new(
         io::ErrorKind::NotFound,

@@ -56,7 +56,7 @@ impl Server {
         // Both may be good by themselves, and not together.
         merged.check().map_err(|error| until_restart(&error))?;
         node.reload(merged).map_err(ReloadError::Setup)?;
-        // Last, since it looks at what the node now uses.
+        // This comes last, since it looks at what the node now uses.
         self.inner.key_fetchers.update(node, &self.inner.handle);
         Ok(report)
     }

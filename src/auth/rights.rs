@@ -150,7 +150,7 @@ fn read(name: &str, can: &str) -> Result<Rights, RightsError> {
     }
 
     serde_json::from_str(can).map_err(|error| {
-        // Read again for a message that names the field.
+        // It is read again for a message that names the field.
         let fault = Members::parse(can).ok().and_then(|rights| {
             rights
                 .iter()

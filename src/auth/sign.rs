@@ -129,7 +129,8 @@ impl TokenSigner {
         }
 
         let expires_at = now.saturating_add(seconds);
-        // By hand: `claims` and `can` go in as they came, and a JSON value would not keep that.
+        // This is written by hand: `claims` and `can` go in as they came, and a JSON value would
+        // not keep that.
         let mut own = format!(r#"{{"sub":{},"iat":{now},"exp":{expires_at}"#, json!(user));
         for (name, value) in [(r#","iss":"#, &self.issuer), (r#","aud":"#, &self.audience)] {
             if let Some(value) = value {
@@ -187,7 +188,7 @@ fn payload(
 
     let further = claims.map(members).transpose()?;
     if let Some(members) = further.filter(|members| !members.is_empty()) {
-        // As text, so that numbers and escapes stay as they came.
+        // They go in as text, so that numbers and escapes stay as they came.
         payload.push(',');
         payload.push_str(members);
     }

@@ -81,7 +81,7 @@ pub(crate) struct Gaps {
 struct State {
     /// The number of the last gap.
     last: u64,
-    /// By partition, the number of the last gap that concerned all of it.
+    /// The number of the last gap that concerned all of a partition, by partition.
     partitions: Box<[u64]>,
     /// The number of the last gap of each topic that had one of its own.
     topics: AHashMap<Topic, u64>,

@@ -101,7 +101,7 @@ impl Inbox {
 }
 
 impl Sender {
-    /// Hands a message on, if there is room. To be called by one thread alone.
+    /// Hands a message on, if there is room. Only one thread may call this.
     pub(super) fn push(&self, topic: Topic, payload: Bytes) {
         let shared = &*self.0;
         let mut queue = shared.queue.lock();

@@ -208,7 +208,7 @@ impl Interest {
                     return Ok(());
                 }
 
-                // Made under the lock, so that no confirmation comes before it.
+                // It is made under the lock, so that no confirmation comes before it.
                 state
                     .waiting
                     .get_or_insert_default()

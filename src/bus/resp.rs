@@ -66,7 +66,7 @@ impl Reply {
 pub(super) struct Malformed(&'static str);
 
 enum Stop {
-    /// At least so many bytes lack.
+    /// At least so many bytes are missing.
     Short(usize),
     Malformed(&'static str),
 }

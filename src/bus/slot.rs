@@ -62,7 +62,7 @@ mod tests {
     #[test]
     fn slots_are_those_of_redis() {
         assert_eq!(crc16(b"123456789"), 0x31c3);
-        // From CLUSTER KEYSLOT.
+        // These are what CLUSTER KEYSLOT says.
         assert_eq!(of(b"foo"), 12_182);
         assert_eq!(of(b"{foo}.bar"), 12_182);
         assert_eq!(of(b"a{}{foo}"), crc16(b"a{}{foo}") % SLOTS);

@@ -150,7 +150,7 @@ pub enum BadKey {
         /// Its length.
         len: usize,
     },
-    /// None, or several, of settings that exclude each other.
+    /// The settings exclude each other, and none of them is set, or several are.
     #[error("{0} needs exactly one of {1}")]
     OneOf(String, &'static str),
     /// The hash cannot be read.

@@ -189,7 +189,7 @@ pub(super) fn apply(
     problems: &mut Vec<Problem>,
 ) {
     let mut args = args.clone();
-    // First, so that a secret counts the same wherever it comes from.
+    // This comes first, so that a secret counts the same wherever it comes from.
     read_files(&mut args, prefix, problems);
     apply_redis(&args, prefix, &mut config.redis, problems);
     apply_to_server(args.clone(), prefix, config, problems);

@@ -1,8 +1,8 @@
 //! A TOML file, read as far as it can be: each mistake is noted and left out, so that all are reported together.
 //!
-//! Two passes. The first blanks the lines that are not TOML, until the rest is. The second reads that as a [`Config`];
-//! where serde refuses an entry, the entry is taken out and the rest is read again. So serde's types stay the only list
-//! of what there is, and each entry is judged on its own.
+//! There are two passes. The first blanks the lines that are not TOML, until the rest is. The second reads that as a
+//! [`Config`]; where serde refuses an entry, the entry is taken out and the rest is read again. So serde's types stay
+//! the only list of what there is, and each entry is judged on its own.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -169,7 +169,8 @@ impl Reader<'_> {
 
     fn read_entries(&mut self, table: &mut Spanned<DeTable<'_>>) -> Config {
         loop {
-            // A copy, since serde takes the table. This ends: each turn takes an entry out.
+            // This takes a copy, since serde takes the table. This ends: each turn takes an entry
+            // out.
             let error = match Config::deserialize(toml::Deserializer::from(table.clone())) {
                 Ok(config) => return config,
                 Err(error) => error,

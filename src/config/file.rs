@@ -182,7 +182,7 @@ pub(super) fn read_secret(
     };
 
     match fs::read_to_string(path) {
-        // Only the line break that editors and `echo` add. Spaces may be part of the secret.
+        // Only the line break goes that editors and `echo` add. Spaces may be part of the secret.
         Ok(text) => match text.trim_end_matches(['\n', '\r']) {
             "" => refuse("the file is empty; write the secret into it".to_owned()),
             secret => Some(secret.into()),

@@ -285,7 +285,8 @@ impl Config {
                     continue;
                 }
 
-                // With one slash at its end: `/rtm` and `/rtm/` are the same path, and `/v1` is below `/v1/`.
+                // It has one slash at its end: `/rtm` and `/rtm/` are the same path, and `/v1` is
+                // below `/v1/`.
                 let slashed = format!("{}/", path.trim_end_matches('/'));
                 if let Some(own) = OWN_PATHS.iter().find(|own| slashed.starts_with(**own)) {
                     problems.value(setting, format!("{place} is the server's own ({own})"));

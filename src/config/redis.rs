@@ -187,7 +187,7 @@ pub enum BadRedisUrl {
     /// A database of a cluster.
     #[error("Redis Cluster has only database 0")]
     ClusterDatabase,
-    /// More than a name and a number.
+    /// It has more than a name and a number.
     #[error(
         "after the Sentinels comes the name of the primary, then a database if wanted, as in /mymaster/0"
     )]

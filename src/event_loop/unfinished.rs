@@ -37,7 +37,7 @@ struct Message {
     began: Instant,
     bytes: Cell<usize>,
     given_up: Cell<Option<GivenUp>>,
-    /// Of the session that it belongs to.
+    /// Wakes the session that it belongs to.
     waker: Waker,
 }
 

@@ -67,7 +67,7 @@ impl Key {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Retention {
     pub(crate) events: usize,
-    /// Of frames, and of the names that they leave out.
+    /// Bytes of frames, and of the names that they leave out.
     pub(crate) bytes: usize,
     pub(crate) ttl: Duration,
 }

@@ -103,7 +103,7 @@ impl Refused {
         Self::new(StatusCode::FORBIDDEN, code, message)
     }
 
-    /// In the form that these clients read.
+    /// Writes it in the form that these clients read.
     fn into_response(self) -> Response<ResponseBody> {
         #[derive(Serialize)]
         struct Body<'a> {

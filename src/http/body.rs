@@ -190,7 +190,7 @@ pub(crate) fn params(json: &str) -> Result<Value, Problem> {
         .map_err(|error| wrong(format!("\"params\": {error}")))
 }
 
-/// As [`params`], on a thread that serves no client.
+/// Does what [`params`] does, on a thread that serves no client.
 ///
 /// # Errors
 /// As [`params`].

@@ -182,7 +182,7 @@ fn bad_query(detail: String) -> Problem {
 
 /// The value of the parameter `name`, as its client meant it.
 fn decoded(name: &str, value: &str) -> Result<String, Problem> {
-    // As `URLSearchParams` writes spaces.
+    // `URLSearchParams` writes spaces so.
     let value = value.replace('+', " ");
     let value = percent_decode_str(&value).decode_utf8();
     let value = value.map_err(|_| bad_query(format!("`{name}` is not UTF-8")))?;

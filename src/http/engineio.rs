@@ -270,7 +270,7 @@ impl Call<'_> {
             &mut foreign,
         )?;
 
-        // The pair's other end, and the socket on which the client polls.
+        // They are for the pair's other end, and for the socket on which the client polls.
         let Some(places) = Occupancy::take_some(&self.edge.node, 2) else {
             let full = Problem::unavailable("connection_limit", "this node is full");
             return Err(self.told(Refusal::Connections, full));

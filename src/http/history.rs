@@ -22,7 +22,7 @@ use crate::{
 pub(crate) struct Page {
     #[serde(skip_serializing_if = "Option::is_none")]
     epoch: Option<String>,
-    /// Of the newest event.
+    /// The offset of the newest event.
     offset: u64,
     events: Vec<StoredEvent>,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -322,7 +322,7 @@ impl Store {
         Ok(Look::Claim(Claim::First(running)))
     }
 
-    /// Whether `entries` more of `bytes` together fit.
+    /// Whether `entries` more fit, of `bytes` together.
     fn has_room(&self, shares: &[Share], entries: usize, bytes: usize) -> bool {
         let held: usize = shares.iter().map(|share| share.entries.len()).sum();
         let weight: usize = shares.iter().map(|share| share.bytes).sum();

@@ -94,7 +94,7 @@ impl Published {
 }
 
 impl Publishing {
-    /// One call.
+    /// Carries out one call.
     ///
     /// # Errors
     /// A [`Problem`]; nothing was delivered then.

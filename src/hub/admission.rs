@@ -284,7 +284,7 @@ pub(crate) struct HeldPermit {
     admission: Arc<Admission>,
     small: bool,
     weight: Weight,
-    /// Of these, what it still holds.
+    /// What it still holds of these.
     deliveries: AtomicU32,
     /// Publications that it stands for and that are yet to be placed.
     placings: AtomicU32,

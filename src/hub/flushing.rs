@@ -87,7 +87,7 @@ pub(crate) struct Settled {
     pub(crate) failed: Vec<SlotRef>,
 }
 
-/// On which flush lists outboxes wait.
+/// Says on which flush lists outboxes wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct WaitingLists {
     pub(crate) small: bool,
@@ -214,7 +214,7 @@ impl Table {
         outbox.map_or(0, Outbox::len)
     }
 
-    /// On which flush lists outboxes wait.
+    /// Says on which flush lists outboxes wait.
     pub(crate) fn waiting(&self) -> WaitingLists {
         WaitingLists {
             small: !self.small.is_empty(),

@@ -43,9 +43,9 @@ pub(crate) type About = (Option<ConnectionId>, Frame);
 /// How a connection departs.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Departing<'a> {
-    /// For good.
+    /// It has left for good.
     Left,
-    /// Without a word: its client may come back to all channels.
+    /// It is lost: its client may come back to all channels.
     Lost,
     /// Closed by its client, which may come back to these channels within these times.
     Closed(&'a [(SmolStr, Duration)]),

@@ -69,7 +69,7 @@ impl JoinKind {
 /// How a connection left a channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LeaveKind {
-    /// For good.
+    /// It has left for good.
     Left,
     /// The same, since the connection has ended.
     Gone,
@@ -168,7 +168,7 @@ impl Presence {
         let watches = watching != Watching::No;
         self.note(&name, member, Listing::In { watches, previous });
         self.tell(&name, room, kind, member, join_kind);
-        // Last: a member hears of those who come after it, and not of itself.
+        // This comes last: a member hears of those who come after it, and not of itself.
         Self::watch(room, watching);
 
         (name, before)

@@ -61,9 +61,9 @@ impl std::ops::Add for Counts {
 /// How many connections a selection may mean.
 #[derive(Debug)]
 pub(crate) enum Reach {
-    /// At most [`SMALL_DELIVERIES`]: these, by shard.
+    /// There are at most [`SMALL_DELIVERIES`], which are these, by shard.
     Small(Few),
-    /// More: this many at most.
+    /// There are more, and at most this many.
     Large(usize),
 }
 
@@ -125,7 +125,7 @@ fn scan_chunk(
     visit: &mut impl FnMut(&mut Table, u32),
 ) -> ScannedChunk {
     let mut spent = Spent::default();
-    // Asked once for the stride: nothing changes under this hold except by `visit` itself.
+    // It is asked once for the stride: nothing changes under this hold except by `visit` itself.
     let stale = cursor.is_stale(table);
     let chunk = cursor.next(table, selection);
     if chunk.is_empty() {
@@ -221,7 +221,7 @@ impl Hub {
         bytes: usize,
     ) -> (Reach, Permit) {
         loop {
-            // Looked up again each time, since connections come and go while this waits.
+            // They are looked up again each time, since connections come and go while this waits.
             let reach = self.reach(selection);
             if let Ok(permit) = self.admit(selection.app, &reach, bytes).await {
                 return (reach, permit);
@@ -249,7 +249,8 @@ impl Hub {
         }
     }
 
-    /// As [`Hub::permit`] for a publication that reaches `reach`: a light filter that looks at few takes none.
+    /// Does what [`Hub::permit`] does, for a publication that reaches `reach`: a light filter that looks at few takes
+    /// none.
     ///
     /// # Errors
     /// As [`Hub::permit`].

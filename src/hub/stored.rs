@@ -80,7 +80,7 @@ pub(crate) struct StoredReplay {
 impl StoredReplay {
     /// Makes a replay of `missed` in `form`. The shard's lock is not needed for it.
     pub(crate) fn new(context: &Context, form: Form, missed: &[&Entry]) -> Self {
-        // With room for the pings.
+        // This has room for the pings.
         let mut frames = Vec::with_capacity(missed.len() + missed.len() / CONFIRMED_STRETCH + 1);
         let mut asked = Vec::new();
         for stretch in missed.chunks(CONFIRMED_STRETCH) {

@@ -138,7 +138,7 @@ impl Node {
             drop(permit);
         });
         if let Err(job) = self.background.push(job) {
-            // As in `begin`.
+            // A panic means nothing here, as in `begin`.
             let _ = catch_unwind(AssertUnwindSafe(job));
         }
         waiting.await.ok()

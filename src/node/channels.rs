@@ -112,7 +112,7 @@ impl Node {
             } else {
                 0
             };
-            // One more than fit, for the cursor.
+            // One more is fetched than fit, for the cursor.
             let mut members = shard.lock(|table| table.members_of(app, &key, from, left + 1));
             if let Some(joining) = joining.filter(|joining| usize::from(joining.id().shard) == at) {
                 let place = members.partition_point(|member| member.id().slot < joining.id().slot);
@@ -304,8 +304,8 @@ impl Node {
 
                 match table.join(at, &channel, watching, JoinKind::New) {
                     Joining::Joined(_) => {
-                        // In one step with the join, so that no event of the channel comes before
-                        // it.
+                        // This is one step with the join, so that no event of the channel comes
+                        // before it.
                         table.place_own(at, notice.clone());
                         joins.joined += 1;
                     }

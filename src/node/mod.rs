@@ -430,7 +430,7 @@ impl Node {
         Ok((Arc::new(node), inbox))
     }
 
-    /// The configuration as it holds now. To be held briefly: over an await, [`Node::runtime_config_owned`].
+    /// The configuration as it holds now. Hold it briefly: over an await, take [`Node::runtime_config_owned`].
     pub(crate) fn runtime_config(&self) -> Guard<Arc<RuntimeConfig>> {
         self.runtime_config.load()
     }

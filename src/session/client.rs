@@ -458,7 +458,7 @@ impl Client {
     }
 
     pub(super) fn leave(&self, id: Option<&RawValue>, channel: &str) {
-        // In one step, so that no event of the channel comes after the answer.
+        // This is one step, so that no event of the channel comes after the answer.
         self.event_loop.shard().lock_and_wake(|table| {
             table.leave(self.socket.at, channel);
             if let Some(id) = id {
@@ -552,7 +552,7 @@ impl Client {
             return Cost::NONE;
         };
 
-        // Begun before the page, so that no change falls between the two.
+        // This is begun before the page, so that no change falls between the two.
         let buffer = self.node.buffer_notices(self.app, channel, own.id()).await;
         let bounds = PageBounds {
             items: limit,

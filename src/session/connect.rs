@@ -81,7 +81,7 @@ pub(super) struct Stored {
 #[derive(Default)]
 pub(super) struct KeptForClient<'a> {
     pub(super) stored: Option<&'a Stored>,
-    /// Of Mesa's programs.
+    /// What Mesa's programs have sent.
     pub(super) arrival: Option<MesaArrival>,
 }
 
@@ -337,7 +337,7 @@ impl Client {
             let joined = self.join(join, JoinReply::Joined, join_kind).await;
             match joined.joining {
                 Joining::Joined(_) => remote_resume.taken(),
-                // As in `resume_local`.
+                // The reason is the same as in `resume_local`.
                 Joining::Already(_) | Joining::Full | Joining::Gone => remote_resume.give_up(),
             }
         }

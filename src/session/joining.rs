@@ -189,7 +189,8 @@ impl Client {
             .subscribe_channel(self.app, &join.channel, watching)
             .await;
 
-        // Before the topic lock: other nodes' answers come the way that stored events take, which wait for that lock.
+        // This comes before the topic lock: other nodes' answers come the way that stored events
+        // take, which wait for that lock.
         let elsewhere = self.remote_page(join, reply).await;
         let key = self.node.history_key(self.app, &join.channel);
         // From here until the client is in, no event of the channel is placed: what the history has

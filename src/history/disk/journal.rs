@@ -147,7 +147,8 @@ impl Groups<'_> {
     /// The length of the next group; absent if there is none that is whole.
     fn next_length(&mut self) -> io::Result<Option<u64>> {
         let before = self.rest;
-        // A kind, the number of items, and a sequence number, which says nothing of the length.
+        // They are a kind, the number of items, and a sequence number, which says nothing of the
+        // length.
         let Some([START, count @ .., _, _, _, _, _, _, _, _]) = self.take::<13>()? else {
             return Ok(None);
         };

@@ -56,7 +56,7 @@ pub(super) struct Log {
     /// The generation of the directory in which it was last written.
     pub(super) generation: u32,
     pub(super) stubs: VecDeque<Stub>,
-    /// As [`Entry::bytes`] counts them.
+    /// Bytes of its events, as [`Entry::bytes`] counts them.
     pub(super) bytes: u64,
     /// The minute for which it was last noted as due.
     pub(super) due: u32,

@@ -55,7 +55,7 @@ use crate::{
 /// An app whose events are stored.
 #[derive(Clone)]
 pub(crate) struct StoredApp {
-    /// Under which the directory knows it.
+    /// The name under which the directory knows it.
     pub(crate) name: String,
     pub(crate) metrics: Arc<AppMetrics>,
     /// Most bytes of its events, as [`DataConfig::max_bytes`] counts them.

@@ -57,7 +57,7 @@ fn look_at_all(tables: &Tables) -> Result<Findings, Fault> {
     for guard in tables.topics.iter() {
         let (key, record) = guard.into_inner()?;
         findings.topics += 1;
-        // After the number of the app and the kind, as `Name::key` writes it.
+        // It comes after the number of the app and the kind, as `Name::key` writes it.
         let name = String::from_utf8_lossy(key.get(5..).unwrap_or_default()).into_owned();
         match record::decode_log(&record) {
             Some(log) => drop(topics.insert(log.id, (log, key.get(4) == Some(&1), name))),

@@ -117,7 +117,7 @@ impl Job {
 /// Free bytes of the disk that `directory` is on; as many as there can be if that is not known.
 fn free_bytes(directory: &Path) -> u64 {
     let disk = rustix::fs::statvfs(directory);
-    // Less what the system keeps for root.
+    // These are less what the system keeps for root.
     disk.map_or(u64::MAX, |disk| disk.f_bavail.saturating_mul(disk.f_frsize))
 }
 

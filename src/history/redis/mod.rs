@@ -165,7 +165,7 @@ impl Inner {
             None
         };
 
-        // By the first key a script learns under which primary it runs.
+        // A script learns by its first key under which primary it runs.
         let mut keys = vec![self.bus.primary_key(&home)];
         keys.extend(self.keys(key, &home));
         let mut arguments = common();

@@ -11,7 +11,7 @@ use crate::history::{Entry, Epoch, HistoryError, Position};
 /// What every script says of its topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Head {
-    /// None where no numbering is known, although something is stored.
+    /// Absent where no numbering is known, although something is stored.
     pub(super) epoch: Option<Epoch>,
     /// When the numbering began; greater for a later one.
     pub(super) born: u64,
@@ -46,7 +46,7 @@ pub(super) struct Entries {
 /// An event that leaves somebody out.
 #[derive(Debug)]
 pub(super) struct Withheld {
-    /// In the stream.
+    /// Its id in the stream.
     pub(super) id: Bytes,
     pub(super) omit: Vec<u8>,
 }

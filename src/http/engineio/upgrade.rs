@@ -188,7 +188,7 @@ async fn carry(
         socket = TcpStream::from_std(offered.socket)?;
         (heard, unsaid) = (offered.heard, offered.unsaid);
         if transport.handover.is_over() {
-            // Fails after the last of it, if the session left something unread.
+            // The read fails after the last of it, if the session left something unread.
             let _ = read_all(&**far, &mut unsaid);
             return say_last(socket, &unsaid);
         }

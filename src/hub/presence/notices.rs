@@ -83,7 +83,7 @@ impl NoticeQueue {
     /// Has everything sent that waits, the counts as well, and returns when that is done.
     pub(crate) async fn flush(&self) {
         let (flush, sent) = oneshot::channel();
-        // Before the bell: the task that it wakes takes all who wait by then.
+        // This comes before the bell: the task that it wakes takes all who wait by then.
         self.flushes.lock().push(flush);
         self.wake.notify_one();
         // Nothing is sent: it is dropped.

@@ -84,7 +84,7 @@ impl Arrivals {
         Pushed { begins, is_dropped }
     }
 
-    /// Takes the next event of a topic's queue, which is gone if there is none. To be called under the topic's lock.
+    /// Takes the next event of a topic's queue, which is gone if there is none. Call this under the topic's lock.
     pub(super) fn next(&self, key: &Key) -> Option<Arrived> {
         let queues = &mut *self.queues.lock();
         let arrived = queues.of.get_mut(key)?.pop_front();

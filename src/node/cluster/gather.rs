@@ -36,7 +36,7 @@ pub(crate) struct Overall<T> {
 /// What has become of a call on all nodes.
 #[derive(Debug)]
 pub(super) struct Everywhere<T> {
-    /// On this node.
+    /// What has become of it on this node.
     pub(super) here: T,
     pub(super) others: Responses,
 }

@@ -23,7 +23,7 @@ pub(super) struct Fetches<'a> {
 }
 
 impl<'a> Fetches<'a> {
-    /// None yet, and `at_once` at the same time.
+    /// Begins without any, of which `at_once` may be under way at the same time.
     pub(super) fn new(at_once: usize, metrics: &'a Metrics) -> Self {
         Self {
             at_once,

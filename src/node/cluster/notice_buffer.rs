@@ -166,8 +166,8 @@ impl NoticeRelay {
 }
 
 impl NoticeBuffer {
-    /// The notices so far, in order; `None` if they were too many, and what they say has to be fetched again. To be
-    /// called under the lock of the connection's shard.
+    /// The notices so far, in order; `None` if they were too many, and what they say has to be fetched again. Call this
+    /// under the lock of the connection's shard.
     pub(crate) fn take(&self) -> Option<Vec<Frame>> {
         self.waiting.notices.lock().as_mut().map(std::mem::take)
     }

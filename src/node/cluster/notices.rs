@@ -156,7 +156,7 @@ impl NoticeRelay {
                 .any(|peer| peer.id == origin)
         };
 
-        // Looked up only where it matters: nodes of the version before send no share.
+        // It is looked up only where it matters: nodes of the version before send no share.
         let is_peer = notices.share.is_none() && is_peer();
         let Some(is_settled) = self.peer_counts.take_in(app, &mut notices, is_peer) else {
             return true;

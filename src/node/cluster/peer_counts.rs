@@ -200,7 +200,8 @@ impl PeerCounts {
         let is_new = !state.channels.contains_key(&channel);
         let watched = state.channels.entry(channel.clone()).or_default();
         watched.guards += 1;
-        // Never less: `unwatch` sees by it whether someone has watched and gone since it looked.
+        // It never becomes less: `unwatch` sees by it whether someone has watched and gone since it
+        // looked.
         watched.uses += 1;
 
         if is_new {
@@ -244,7 +245,7 @@ impl PeerCounts {
             && !state.gone.contains(&origin)
             && let Some(watched) = state.channels.get_mut(&channel)
         {
-            // A node of the version before. What it says of users counts until it is asked.
+            // This is a node of the version before. What it says of users counts until it is asked.
             watched.unknown.entry(origin).or_default();
             state.make_due(&channel);
         }
@@ -426,7 +427,7 @@ impl PeerCounts {
         if let Some(watched) = state.channels.remove(&channel) {
             state.users = state.users.saturating_sub(watched.entries);
         }
-        // Under the lock, so that the next one that watches it subscribes after this.
+        // This happens under the lock, so that the next one that watches it subscribes after this.
         self.interest.remove(&Topic::Watch(channel.0, channel.1));
     }
 }

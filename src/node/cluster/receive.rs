@@ -118,7 +118,7 @@ struct BusReceiver {
     to_everyone: JoinSet<()>,
     requests: CallLimit,
     programs: mpsc::Sender<Program>,
-    /// For the bytes of programs' messages that wait.
+    /// Room for the bytes of programs' messages that wait.
     room: ProgramRoom,
 }
 

@@ -206,7 +206,7 @@ impl RemovalRecords {
             self.bus.command(&home, range)
         };
 
-        // All at the same time.
+        // They are asked all at the same time.
         let reads: Vec<_> = channels.iter().map(read).collect();
         let mut removed = Vec::new();
         for (channel, records) in channels.iter().zip(reads) {

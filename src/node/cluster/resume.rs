@@ -300,8 +300,8 @@ impl Handover {
             channels: resume_state.channels.into(),
         };
 
-        // Before that node lets go of the places: a call that takes connections out of the channel finds them there or
-        // here.
+        // This comes before that node lets go of the places: a call that takes connections out of
+        // the channel finds them there or here.
         let mut lost = own.clone();
         Arc::make_mut(&mut lost).attributes.connection.id = id;
         let places: Vec<SmolStr> = taken.iter().map(SmolStr::from).collect();
@@ -388,7 +388,8 @@ impl Handover {
         };
 
         let channels = local_resume.left().map(channel).collect();
-        // Held until the other node settles it, so that no call takes the places for abandoned.
+        // They are held until the other node settles it, so that no call takes the places for
+        // abandoned.
         self.handed.lock().insert(id, local_resume);
         let handover = self.clone();
 

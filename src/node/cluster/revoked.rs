@@ -394,7 +394,7 @@ impl RevocationSync {
 
 /// What a call that revokes tokens has done on its own node.
 struct RevokedHere {
-    /// Of the revocations in Redis.
+    /// What has changed of the revocations in Redis.
     changes: Changes,
     disconnected: u64,
 }

@@ -307,7 +307,7 @@ impl Node {
             let before = builder.members();
             let query = MembersQuery {
                 from,
-                // Under one hold of each shard's lock, so little at a time.
+                // Little is done at a time, since it is under one hold of each shard's lock.
                 limit: (bounds.items - before).min(PAGE_STRIDE),
                 max_bytes: bounds.bytes,
             };
@@ -325,7 +325,7 @@ impl Node {
             }
         };
 
-        // Apart again: the caller joins the items of several nodes to one page.
+        // They are taken apart again: the caller joins the items of several nodes to one page.
         let items = serde_json::from_str(builder.finish().get()).unwrap_or_default();
         Page {
             items,

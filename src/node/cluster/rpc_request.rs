@@ -207,7 +207,7 @@ impl Present {
         let share = self.share.iter();
         let tallies = share.filter_map(|share| share.tallies.as_ref()).flatten();
         LISTED_BYTES
-            // What JSON adds to each: quotes, commas, and two numbers for a share.
+            // JSON adds quotes and commas to each, and two numbers for a share.
             + names.map(|name| name.len() + 3).sum::<usize>()
             + tallies.map(|tally| tally.0.len() + 9).sum::<usize>()
     }

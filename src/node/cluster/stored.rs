@@ -95,8 +95,8 @@ impl UserEventSync {
     /// The number of the doubt that a connection is in that was given what the store held then, if it is in one: what was
     /// stored since may have been missed. `asked` is false where the store did not say.
     ///
-    /// To be called under the lock of the connection's shard, under which it becomes reachable. [`UserEventSync::clear_suspected_gaps`] has
-    /// to follow.
+    /// Call this under the lock of the connection's shard, under which it becomes reachable.
+    /// [`UserEventSync::clear_suspected_gaps`] has to follow.
     pub(crate) fn suspect_since(
         &self,
         (app, user): (AppId, &SmolStr),

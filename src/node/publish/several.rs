@@ -138,7 +138,7 @@ impl Node {
         let bound = reaches.iter().map(Reach::bound).sum();
         let bytes = prepared.iter().map(|one| one.draft.len()).sum();
 
-        // One for all of them: they run one after another.
+        // One permit is for all of them, since they run one after another.
         let heavy = prepared
             .iter()
             .any(|one| one.selection.is_scan() || one.selection.is_heavy());

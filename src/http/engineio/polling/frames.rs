@@ -25,7 +25,7 @@ pub(super) struct WholeFrame<'a> {
     /// Its first byte.
     first: u8,
     payload: &'a [u8],
-    /// With its header.
+    /// Its length with the header.
     length: usize,
 }
 

@@ -29,8 +29,8 @@ impl Transport {
     /// While it waits for the session, the client's places stand for the socket of `life`. A poll that waits for the answer
     /// before it is not covered by them: that answer has a socket of its own.
     ///
-    /// # Errors [`Refused`] where the client no longer polls, or polls twice at the same time, which ends
-    /// it.
+    /// # Errors
+    /// [`Refused`] where the client no longer polls, or polls twice at the same time, which ends it.
     pub(in crate::http::engineio) async fn poll(
         self: &Arc<Self>,
         refused_bytes: usize,

@@ -20,8 +20,8 @@ use crate::{
 impl Transport {
     /// Begins to take what the client posts.
     ///
-    /// # Errors [`Refused`] where the client no longer polls, or posts twice at the same time, which ends
-    /// it.
+    /// # Errors
+    /// [`Refused`] where the client no longer polls, or posts twice at the same time, which ends it.
     pub(in crate::http::engineio) fn post(self: &Arc<Self>) -> Result<Post, Refused> {
         let mut state = self.state.lock();
         match (state.phase, &state.far) {

@@ -252,7 +252,7 @@ pub(in crate::http::engineio) struct TakenOver {
 /// Whole frames of the session, as a poll is answered with them.
 #[derive(Debug)]
 pub(super) struct PolledFrames {
-    /// As packets.
+    /// The frames as packets.
     pub(super) payload: Vec<u8>,
     /// The answers to the pings among them.
     pub(super) pongs: Vec<u8>,

@@ -69,7 +69,7 @@ impl Roster {
         }
 
         self.tell_all(dead, notices.take()).await?;
-        // Last: if this node ends before, another one finds the lists and begins again.
+        // This comes last: if this node ends before, another one finds the lists and begins again.
         self.bus
             .command(&home, command("UNLINK", &[&list, &new]))
             .await?;
