@@ -33,7 +33,8 @@ impl Server {
     /// token. What cannot change stays as it is, and is in the report; the whole as it then runs must be as safe as any
     /// configuration, so keys that are taken away where `listen` moves to loopback, say, are refused.
     ///
-    /// The level of the log is the embedding program's to set.
+    /// It may be called from any thread, and waits for another reload that is under way. The level of the log is the
+    /// embedding program's to set.
     ///
     /// # Errors
     /// [`ReloadError`], with all problems; then nothing has changed.
