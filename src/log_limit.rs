@@ -212,7 +212,11 @@ mod tests {
         }
         assert_eq!(limited.due(began + MINUTE * 99 / 100), None);
         assert_eq!(limited.due(began + MINUTE), Some(99));
-        assert_eq!(limited.due(began + MINUTE * 3), None, "they are logged once");
+        assert_eq!(
+            limited.due(began + MINUTE * 3),
+            None,
+            "they are logged once"
+        );
 
         // A line counts what no line has mentioned, whoever writes it.
         let later = began + MINUTE * 4;

@@ -196,7 +196,7 @@ impl Remote {
         self.post_once(path, body, None).await
     }
 
-    /// The same as for [`Remote::post`]. With an `Idempotency-Key`, a call that is repeated is carried out once.
+    /// Posts `body` as [`Remote::post`] does. With an `Idempotency-Key`, a call that is repeated is carried out once.
     ///
     /// # Errors
     /// [`RequestError`].

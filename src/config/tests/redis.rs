@@ -71,7 +71,8 @@ fn a_bad_address_names_its_flag_and_not_its_password() {
     assert!(message.starts_with("FANFARE_REDIS: the port"), "{message}");
     let message = parse(&format!("[redis]\nurl = \"{bad}\"\n")).unwrap_err();
     assert!(
-        message.starts_with("fanfare.toml:2: redis.url: the port") && !message.contains("swordfish"),
+        message.starts_with("fanfare.toml:2: redis.url: the port")
+            && !message.contains("swordfish"),
         "{message}"
     );
     let shown = format!("{:?}", args(&["--redis", "redis://ann:swordfish@host"]));

@@ -87,7 +87,10 @@ fn state(store: &mut Store) -> State {
 /// Does what belongs to group number `at`, without ending it.
 fn act(store: &mut Store, at: usize) {
     let keys = keys();
-    let few = Retention { events: 3, ..RETENTION };
+    let few = Retention {
+        events: 3,
+        ..RETENTION
+    };
     store.append(&keys[0], &few, &event(10)).unwrap();
 
     for n in 0..at % 4 {

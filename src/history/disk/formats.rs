@@ -65,7 +65,10 @@ fn record_a_directory() {
 
     fill(&mut store, 4);
     store.confirm(&ann, 2, &ANYONE).unwrap();
-    let few = Retention { events: 1, ..RETENTION };
+    let few = Retention {
+        events: 1,
+        ..RETENTION
+    };
     for _ in 0..3 {
         store.append(&channel("news"), &few, &event(1)).unwrap();
     }
@@ -109,7 +112,10 @@ async fn is_read(format: u32) {
     assert_eq!(before.offset, 6);
     assert!(expected.contains(&before.epoch.to_string()));
     let epoch = before.epoch.to_string();
-    let missed = store.since(&room, &RETENTION, Some(&epoch), 4).await.unwrap();
+    let missed = store
+        .since(&room, &RETENTION, Some(&epoch), 4)
+        .await
+        .unwrap();
     assert!(missed.recovered);
     assert_eq!(offsets(&missed.entries), [5, 6]);
     let news = store.page(&channel("news"), 0, 10).await.unwrap().unwrap();
@@ -118,7 +124,11 @@ async fn is_read(format: u32) {
     assert_eq!(offsets(&waiting.entries), [3, 4, 5, 6]);
     assert!(waiting.entries.iter().all(|entry| entry.omit.is_some()));
 
-    let next = store.append(&room, &RETENTION, event(1)).await.unwrap().position;
+    let next = store
+        .append(&room, &RETENTION, event(1))
+        .await
+        .unwrap()
+        .position;
     assert_eq!((next.epoch, next.offset), (before.epoch, 7));
     drop(store);
     assert_eq!(tools::check(&directory.0).unwrap().problems, [""; 0]);

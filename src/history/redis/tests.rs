@@ -251,7 +251,10 @@ async fn without_memory_nothing_is_kept_and_nobody_is_told() {
         "noeviction",
     ]);
     for key in [&room, &ann, &channel("new"), &user("new")] {
-        let refused = node.append(key, &KEEP, with_tail("lost", 1)).await.unwrap_err();
+        let refused = node
+            .append(key, &KEEP, with_tail("lost", 1))
+            .await
+            .unwrap_err();
         assert!(
             matches!(&refused, HistoryError::Full(text) if text.contains("maxmemory")),
             "{refused:?}"
@@ -271,7 +274,10 @@ async fn without_memory_nothing_is_kept_and_nobody_is_told() {
         "so does telling what was evicted"
     );
     server.ask(&["config", "set", "maxmemory", "0"]);
-    let third = node.append(&room, &KEEP, with_tail("found", 1)).await.unwrap();
+    let third = node
+        .append(&room, &KEEP, with_tail("found", 1))
+        .await
+        .unwrap();
     assert_eq!(third.position.offset, 3);
     assert_eq!(node.next().await, Some((third.position, "found".into())));
 }
@@ -283,7 +289,10 @@ async fn what_is_in_the_way_is_refused_in_words() {
     let mut node = Node::new(&server.url()).await;
     node.listen(&room).await;
     server.ask(&["set", &node.key(&room, "events"), "a string"]);
-    let refused = node.append(&room, &KEEP, with_tail("t", 1)).await.unwrap_err();
+    let refused = node
+        .append(&room, &KEEP, with_tail("t", 1))
+        .await
+        .unwrap_err();
     assert!(
         matches!(&refused, HistoryError::Refused(text) if text.contains("WRONGTYPE")),
         "{refused:?}"

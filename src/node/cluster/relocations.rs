@@ -14,7 +14,7 @@ use smol_str::SmolStr;
 
 use crate::{
     id::{AppId, NodeId},
-    limits::{MOVED_REMEMBERED, MOVED_MAX},
+    limits::{MOVED_MAX, MOVED_REMEMBERED},
 };
 
 /// That a node has handed a place over, as it says it to other nodes.
