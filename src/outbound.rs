@@ -74,7 +74,7 @@ fn connector() -> io::Result<TlsConnector> {
         let why = found
             .errors
             .first()
-            .map_or_else(|| "there are none".to_owned(), ToString::to_string);
+            .map_or_else(|| "none was found".to_owned(), ToString::to_string);
         let text = format!(
             "this system has no certificates to trust ({why}); install them (often: ca-certificates)"
         );

@@ -29,7 +29,7 @@ use crate::{
 #[derive(Debug, thiserror::Error)]
 pub enum RedisSetupError {
     /// There is no address.
-    #[error("there is no address of Redis; give --redis or FANFARE_REDIS")]
+    #[error("the address of Redis is missing; give --redis or FANFARE_REDIS")]
     NoServer,
     /// A file of certificates or of a key is not one.
     #[error("{}: {reason}", file.display())]
@@ -223,7 +223,7 @@ fn roots(ca: Option<&PemFile>) -> Result<RootCertStore, RedisSetupError> {
         let why = found
             .errors
             .first()
-            .map_or_else(|| "there are none".to_owned(), ToString::to_string);
+            .map_or_else(|| "none was found".to_owned(), ToString::to_string);
         return Err(RedisSetupError::NoRoots(why));
     }
 

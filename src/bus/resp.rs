@@ -376,7 +376,7 @@ impl Cursor<'_> {
         }
 
         if digits == 0 {
-            return Err(Stop::Malformed("there is no number where one belongs"));
+            return Err(Stop::Malformed("a number is missing"));
         }
 
         self.line_end()?;

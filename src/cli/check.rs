@@ -45,7 +45,7 @@ impl Check {
 
 fn summary(config: &Config, file: Option<&Path>) -> String {
     let read = file.map_or_else(
-        || "flags and variables (there is no file)".to_owned(),
+        || "flags and variables (without a file)".to_owned(),
         |file| format!("{}, flags and variables", file.display()),
     );
     let mut text = format!(

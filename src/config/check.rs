@@ -66,7 +66,7 @@ impl Config {
         for (name, address) in exposed {
             if let Some(address) = address {
                 problems.pair(name, format!(
-                    "{name} = \"{address}\" is not loopback, and there is no API key; set --api-key \
+                    "{name} = \"{address}\" is not loopback, but no API key is set; set --api-key \
                      or FANFARE_API_KEY"
                 ));
             }

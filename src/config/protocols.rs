@@ -177,9 +177,9 @@ impl FromStr for ProtocolKind {
             // `Socket.IO` and `socket.io` are how people write it.
             let bare = text.to_ascii_lowercase().replace(['.', '-', '_'], "");
             match nearest(&bare, names) {
-                Some(meant) => format!("there is no protocol {text:?}{}", hint(Some(&meant))),
+                Some(meant) => format!("unknown protocol {text:?}{}", hint(Some(&meant))),
                 None => format!(
-                    "there is no protocol {text:?}; there are {}",
+                    "unknown protocol {text:?}; choose one of {}",
                     names.join(", ")
                 ),
             }

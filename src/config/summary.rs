@@ -21,7 +21,7 @@ impl Config {
             apps().map(|(name, app)| format!("clients{}: {}", of(name), self.clients(app)));
         let mut lines: Vec<String> = clients.collect();
         if self.is_development() {
-            lines.push("callers: everyone on this machine (there is no API key)".to_owned());
+            lines.push("callers: everyone on this machine (no API key is set)".to_owned());
         } else {
             lines
                 .extend(apps().map(|(name, app)| format!("callers{}: {}", of(name), callers(app))));

@@ -270,7 +270,7 @@ impl<'n> Destination<'n> {
     /// 404 for an unknown app, 400 where key and app name different ones.
     fn of(node: &'n Node, runtime_config: &RuntimeConfig, query: &Query) -> Result<Self, Refused> {
         let unknown_app = |name: &str| {
-            let detail = format!("there is no app \"{}\"", shown(name));
+            let detail = format!("unknown app \"{}\"", shown(name));
             let problem = Problem::not_found("unknown_app", detail);
             Refused::new(Refusal::App, None, problem)
         };

@@ -365,7 +365,7 @@ fn find(node: &Node, caller: &Caller, id: &str) -> Result<Snapshot, Problem> {
         .ok()
         .and_then(|id| node.hub.find(caller.app, &id));
     found.ok_or_else(|| {
-        Problem::not_found("unknown_connection", "there is no connection with this id")
+        Problem::not_found("unknown_connection", "no connection has this id")
     })
 }
 

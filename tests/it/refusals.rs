@@ -179,7 +179,7 @@ fn whoever_polls_is_refused_with_a_line_too() {
         "refused: this is a client of Socket.IO 2 (EIO=3); versions 3 and 4 are served (socketio)",
         "refused: transport=\"carrier\" is not \"polling\" or \"websocket\" (socketio)",
         "refused: a connection begins with GET (socketio)",
-        "refused: there is no namespace \"/chat\"",
+        "refused: unknown namespace \"/chat\"",
     ] {
         let line = log.lines().find(|line| line.contains(says));
         assert!(

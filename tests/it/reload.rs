@@ -132,7 +132,7 @@ fn a_bad_file_changes_nothing_and_every_problem_is_said() {
     server.running.signal(Signal::HUP);
     server
         .running
-        .expect_error("reload-bad.toml: there is no such file");
+        .expect_error("reload-bad.toml: no such file");
     file.write(&good);
     server.running.signal(Signal::HUP);
     server.running.expect_error("reload: nothing has changed");

@@ -410,7 +410,7 @@ fn files_that_cannot_be_read_are_named() {
         .to_string();
     assert_eq!(
         text,
-        "--config: cannot read /nonexistent/fanfare.toml: there is no such file"
+        "--config: cannot read /nonexistent/fanfare.toml: no such file"
     );
     let variables = [("FANFARE_CONFIG", "/nonexistent/fanfare.toml")];
     let text = load(&[], &variables).unwrap_err().to_string();
@@ -430,7 +430,7 @@ fn files_that_cannot_be_read_are_named() {
         .to_string();
     assert!(
         error.contains("bad.toml:3: apps.default.tokens[0].public_key_file: cannot read")
-            && error.ends_with("none.pem: there is no such file"),
+            && error.ends_with("none.pem: no such file"),
         "{error}"
     );
 }
@@ -474,7 +474,7 @@ fn an_app_that_only_a_variable_made_is_told_of() {
         panic!("{problems:?}");
     };
     assert!(
-        problem.starts_with("app \"default\": there is no key to verify client tokens with;")
+        problem.starts_with("app \"default\": no key is set that verifies client tokens;")
             && problem.ends_with(
                 "(FANFARE_API_KEY made the app \"default\", which the file does not name)"
             ),

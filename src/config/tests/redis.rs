@@ -89,7 +89,7 @@ fn a_bad_address_names_its_flag_and_not_its_password() {
     .unwrap_err()
     .to_string();
     assert!(
-        message.starts_with("redis.ca: cannot read /nowhere/ca.pem: there is no such file"),
+        message.starts_with("redis.ca: cannot read /nowhere/ca.pem: no such file"),
         "{message}"
     );
 }

@@ -360,7 +360,7 @@ pub(super) fn unknown_namespace<'m>(name: &str, hint: &str) -> Meaning<'m> {
     Meaning::TurnedAway {
         why: Refusal::Protocol,
         answer: socketio::connect_error(name, "Invalid namespace", Some(hint)),
-        detail: format!("there is no namespace {shown:?}; {hint}"),
+        detail: format!("unknown namespace {shown:?}; {hint}"),
     }
 }
 

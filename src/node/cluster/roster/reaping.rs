@@ -25,7 +25,7 @@ impl Roster {
     pub(in crate::node::cluster) async fn reap(self: Arc<Self>, dead: Gone) {
         match self.reap_now(dead.id).await {
             Ok(members) if dead.is_planned => {
-                tracing::debug!(node = %dead.name, members, "members that a node has left behind have left");
+                tracing::debug!(node = %dead.name, members, "members of a node that has ended have left");
             }
             Ok(members) => {
                 tracing::warn!(node = %dead.name, members, "a node has gone without a word; its members have left");
