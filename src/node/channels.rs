@@ -50,14 +50,14 @@ pub(crate) struct MembersQuery {
     pub(crate) max_bytes: usize,
 }
 
-/// How many connections a call put into a channel.
+/// How many connections a call put into a channel, on all nodes that answered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Joins {
-    /// Members since this call.
+    /// Connections that are members since this call.
     pub joined: u64,
-    /// Members before it.
+    /// Connections that were members before it.
     pub already: u64,
-    /// None, since they are in as many channels as they may be.
+    /// Connections that did not join, since they are in as many channels as `limits.channels_per_connection` allows.
     pub full: u64,
 }
 
