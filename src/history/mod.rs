@@ -185,6 +185,7 @@ pub(crate) struct EchoOmission {
 impl EchoOmission {
     /// Whether it is the same connection, or the same user on the same device where the sender named one.
     fn is(&self, reader: &Reader<'_>) -> bool {
+        // A client chooses its device's name, which says nothing without the user.
         let same_device = self.device.is_some() && self.device.as_deref() == reader.device;
         self.connection == reader.connection || (same_device && self.user.as_deref() == reader.user)
     }
