@@ -364,9 +364,7 @@ fn find(node: &Node, caller: &Caller, id: &str) -> Result<Snapshot, Problem> {
         .parse::<ConnectionId>()
         .ok()
         .and_then(|id| node.hub.find(caller.app, &id));
-    found.ok_or_else(|| {
-        Problem::not_found("unknown_connection", "no connection has this id")
-    })
+    found.ok_or_else(|| Problem::not_found("unknown_connection", "no connection has this id"))
 }
 
 /// The shape of the body of `tokens`.
