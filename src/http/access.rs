@@ -46,7 +46,7 @@ impl Refused {
     }
 
     /// Counts and logs it; the answer remains.
-    pub(crate) fn told(self, node: &Node) -> Problem {
+    pub(crate) fn logged(self, node: &Node) -> Problem {
         node.refusals()
             .refuse(self.why, self.app, self.problem.detail());
         self.problem
@@ -66,7 +66,7 @@ pub(crate) fn authorize(
     headers: &HeaderMap,
     scope: Scope,
 ) -> Result<Caller, Problem> {
-    caller(runtime_config, headers, scope).map_err(|refused| refused.told(node))
+    caller(runtime_config, headers, scope).map_err(|refused| refused.logged(node))
 }
 
 fn caller(

@@ -17,7 +17,7 @@ impl Edge {
         request: &Request<Incoming>,
         allowed: Option<&'static str>,
     ) -> Problem {
-        let refused = |why, problem| Refused::new(why, None, problem).told(&self.node);
+        let refused = |why, problem| Refused::new(why, None, problem).logged(&self.node);
         match allowed {
             Some(allow) if cors::is_preflight(request) => {
                 let closed = cors::closed(runtime_config.config.is_development());

@@ -327,7 +327,7 @@ pub(super) fn connect(
 ) -> Result<Response<ResponseBody>, Problem> {
     let node = &edge.node;
     let admitted =
-        admit(edge, runtime_config, &request, peer.ip).map_err(|refused| refused.told(node))?;
+        admit(edge, runtime_config, &request, peer.ip).map_err(|refused| refused.logged(node))?;
     let names_us = admitted.protocol;
     let mut response = begin(edge, event_loop, &mut request, peer, admitted, None)?;
     // A client fails the connection if it is answered with a protocol that it did not offer (RFC
@@ -356,7 +356,7 @@ pub(super) fn connect_foreign(
     mut foreign: Foreign,
 ) -> Result<Response<ResponseBody>, Problem> {
     check_handshake(&request)
-        .map_err(|problem| Refused::new(Refusal::Handshake, Some(app), problem).told(&edge.node))?;
+        .map_err(|problem| Refused::new(Refusal::Handshake, Some(app), problem).logged(&edge.node))?;
     let admitted = admit_foreign(edge, runtime_config, &request, peer, app, &mut foreign)?;
     let foreign = Some(Box::new(foreign));
     begin(edge, event_loop, &mut request, peer, admitted, foreign)
@@ -374,8 +374,8 @@ pub(super) fn admit_foreign(
     app: AppId,
     foreign: &mut Foreign,
 ) -> Result<Admitted, Problem> {
-    let told = |refused: Refused| refused.told(&edge.node);
-    let refused = |problem| told(Refused::new(Refusal::Query, Some(app), problem));
+    let logged = |refused: Refused| refused.logged(&edge.node);
+    let refused = |problem| logged(Refused::new(Refusal::Query, Some(app), problem));
     let most_channels = edge.node.config.limits.channels_per_connection;
     let query =
         Query::parse(request.uri().query().unwrap_or(""), most_channels).map_err(refused)?;
@@ -388,7 +388,7 @@ pub(super) fn admit_foreign(
     let has_keys = runtime_config.access(app).has_client_keys();
     foreign.key = query.key.clone().filter(|_| has_keys);
     let occupancy = take_place(edge, ip, Prospects::Some)
-        .map_err(|(why, problem)| told(Refused::new(why, Some(app), problem)))?;
+        .map_err(|(why, problem)| logged(Refused::new(why, Some(app), problem)))?;
 
     Ok(Admitted {
         app,
@@ -444,7 +444,7 @@ fn begin(
     let node = edge.node.clone();
     let app = admitted.app;
     let (response, socket) = raw_upgrade(request)
-        .map_err(|problem| Refused::new(Refusal::Handshake, Some(app), problem).told(&node))?;
+        .map_err(|problem| Refused::new(Refusal::Handshake, Some(app), problem).logged(&node))?;
     let since = peer.since;
 
     tokio::task::spawn_local(async move {

@@ -86,9 +86,9 @@ impl Call<'_> {
     /// Counts and logs that a client may not connect for what `detail` says; returns the answer.
     fn turned_away(&self, why: Refusal, refusal: Refused, detail: &str) -> Response<ResponseBody> {
         let protocol = self.served.kind;
-        let told = format!("{detail} ({protocol})");
+        let logged = format!("{detail} ({protocol})");
         let refusals = self.edge.node.refusals();
-        refusals.refuse(why, Some(self.served.app), told);
+        refusals.refuse(why, Some(self.served.app), logged);
         match refusal {
             // Clients know the text of the others.
             Refused::Forbidden => refused_with(refusal, Some(detail)),
@@ -97,8 +97,8 @@ impl Call<'_> {
     }
 
     /// Counts and logs that a client may not connect; the answer remains.
-    fn told(&self, why: Refusal, problem: Problem) -> Problem {
-        access::Refused::new(why, Some(self.served.app), problem).told(&self.edge.node)
+    fn logged(&self, why: Refusal, problem: Problem) -> Problem {
+        access::Refused::new(why, Some(self.served.app), problem).logged(&self.edge.node)
     }
 
     /// Whether some client from a page of `origin` may connect. Which ones, is decided once they say who they are.
@@ -140,7 +140,7 @@ impl Call<'_> {
             (Some(None), _) if self.edge.node.phase() == Phase::Draining => {
                 let detail = "this node is leaving; connect to another";
                 let problem = Problem::unavailable("draining", detail);
-                Err(self.told(Refusal::Draining, problem))
+                Err(self.logged(Refusal::Draining, problem))
             }
             // It is of another node, has ended, or is made up. The client connects afresh.
             (Some(None), _) => Ok(refused(Refused::UnknownSession)),
@@ -273,11 +273,11 @@ impl Call<'_> {
         // They are for the pair's other end, and for the socket on which the client polls.
         let Some(places) = Occupancy::take_some(&self.edge.node, 2) else {
             let full = Problem::unavailable("connection_limit", "this node is full");
-            return Err(self.told(Refusal::Connections, full));
+            return Err(self.logged(Refusal::Connections, full));
         };
 
         let (near, far) = pair(self.runtime_config.config.limits.send_buffer)
-            .map_err(|error| self.told(Refusal::Connections, broken(error)))?;
+            .map_err(|error| self.logged(Refusal::Connections, broken(error)))?;
         let far = Far::new(far, Some(places));
         let arrival = admitted.arrival(near, Some(Box::new(foreign)), self.peer.since);
         let polls = self.edge.polls.clone();

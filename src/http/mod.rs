@@ -156,7 +156,7 @@ impl Edge {
                 RequestBody::None
             };
             access::development(request.headers(), peer.ip, body)
-                .map_err(|refused| refused.told(&self.node))?;
+                .map_err(|refused| refused.logged(&self.node))?;
         }
 
         // After the rules of development, which hold for a page's question as well.
@@ -238,7 +238,7 @@ impl Edge {
                     let detail =
                         "clients connect to the main address (listen), not to admin_listen";
                     let problem = Problem::not_found("unknown_path", detail);
-                    return Err(Refused::new(Refusal::Path, None, problem).told(&self.node));
+                    return Err(Refused::new(Refusal::Path, None, problem).logged(&self.node));
                 };
                 connect::connect(self, runtime_config, event_loop, request, peer)
             }

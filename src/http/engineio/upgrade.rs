@@ -48,7 +48,7 @@ pub(super) fn begin(
     let Some(place) = Occupancy::take(&call.edge.node) else {
         let full = Problem::unavailable("connection_limit", "this node is full");
         let app = Some(call.served.app);
-        return Err(access::Refused::new(Refusal::Connections, app, full).told(&call.edge.node));
+        return Err(access::Refused::new(Refusal::Connections, app, full).logged(&call.edge.node));
     };
 
     if let Err(error) = transport.probe() {

@@ -191,12 +191,12 @@ impl Replicator {
             offset: position.offset,
         };
 
-        let told = native::goes_on(channel, &position, recovered);
+        let notice = native::goes_on(channel, &position, recovered);
         let selection = of_channel(app, channel);
         self.hub
             .scan(&selection, |table, slot| {
                 if let Some(at) = table.reference(slot) {
-                    table.place_own(at, told.clone());
+                    table.place_own(at, notice.clone());
                 }
             })
             .await;
