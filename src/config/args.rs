@@ -291,8 +291,8 @@ fn apply_to_default_app(
     }
 
     if let Some(store) = args.store_user_events {
-        let kept = &mut app.get_or_insert_default().user_events;
-        *kept = store.then(|| kept.unwrap_or_default());
+        let events = &mut app.get_or_insert_default().user_events;
+        *events = store.then(|| events.unwrap_or_default());
     }
 }
 

@@ -326,11 +326,11 @@ pub enum HistoryError {
     Behind,
     /// The app stores as many bytes as it may; nothing was stored, and nobody was notified.
     #[error(
-        "this app stores {kept} bytes, and may store {quota} (max_stored_bytes); wait until events have expired, or raise it"
+        "this app stores {stored} bytes, and may store {quota} (max_stored_bytes); wait until events have expired, or raise it"
     )]
     OverQuota {
         /// What the app stores.
-        kept: u64,
+        stored: u64,
         /// What it may.
         quota: u64,
     },

@@ -355,8 +355,9 @@ pub(super) fn connect_foreign(
     app: AppId,
     mut foreign: Foreign,
 ) -> Result<Response<ResponseBody>, Problem> {
-    check_handshake(&request)
-        .map_err(|problem| Refused::new(Refusal::Handshake, Some(app), problem).logged(&edge.node))?;
+    check_handshake(&request).map_err(|problem| {
+        Refused::new(Refusal::Handshake, Some(app), problem).logged(&edge.node)
+    })?;
     let admitted = admit_foreign(edge, runtime_config, &request, peer, app, &mut foreign)?;
     let foreign = Some(Box::new(foreign));
     begin(edge, event_loop, &mut request, peer, admitted, foreign)

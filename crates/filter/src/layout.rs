@@ -238,11 +238,11 @@ pub(super) fn sorted(mut members: Vec<(MapKey, Value)>) -> (Vec<MapKey>, Vec<Val
         tally::add(2 + a.len().min(b.len()));
         a.cmp(b)
     });
-    members.dedup_by(|later, kept| {
-        let repeats = later.0 == kept.0;
+    members.dedup_by(|later, earlier| {
+        let repeats = later.0 == earlier.0;
         // The later one is dropped, and its value is to stay.
         if repeats {
-            std::mem::swap(later, kept);
+            std::mem::swap(later, earlier);
         }
         repeats
     });

@@ -55,7 +55,7 @@ fn keys() -> Vec<Key> {
 fn state(store: &mut Store) -> State {
     let mut state = State::default();
     for key in keys() {
-        let Some(read) = store.kept(&key, 0).unwrap() else {
+        let Some(read) = store.stored(&key, 0).unwrap() else {
             continue;
         };
 

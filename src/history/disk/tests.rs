@@ -224,7 +224,7 @@ fn the_app_that_keeps_most_gives_up_its_oldest() {
         }
     }
     assert!(!store.is_over_bound());
-    let stored = store.kept(&modest, 0).unwrap().unwrap();
+    let stored = store.stored(&modest, 0).unwrap().unwrap();
     assert!(
         stored.run.after < stored.run.end,
         "it keeps less than its share"
@@ -310,10 +310,10 @@ async fn an_app_over_its_quota_is_refused_and_another_goes_on() {
             Err(error) => break error,
         }
     };
-    let HistoryError::OverQuota { kept, quota } = error else {
+    let HistoryError::OverQuota { stored, quota } = error else {
         panic!("{error}");
     };
-    assert!(kept >= quota && quota == 10_000);
+    assert!(stored >= quota && quota == 10_000);
     let other = user("u");
     store.append(&other, &KEEP, event(1_000)).await.unwrap();
 }

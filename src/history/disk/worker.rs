@@ -395,14 +395,14 @@ impl Worker {
                 after,
                 limit,
                 reply,
-            } => match store.kept(&key, after)? {
+            } => match store.stored(&key, after)? {
                 Some(read) => {
                     let purpose = Purpose::Page(reply, read.answer, limit);
                     self.begin_reading(&read, purpose);
                 }
                 None => self.pending.push(Pending::Absent(reply)),
             },
-            Job::Waiting { key, reply } => match store.kept(&key, 0)? {
+            Job::Waiting { key, reply } => match store.stored(&key, 0)? {
                 Some(read) => {
                     let purpose = Purpose::Waiting(reply, read.answer);
                     self.begin_reading(&read, purpose);

@@ -66,7 +66,7 @@ impl MemoryStore {
             let Some(key) = share.ages.expired(now.age).cloned() else {
                 share.metrics.storage_refused.inc();
                 return Err(HistoryError::OverQuota {
-                    kept: share.bytes as u64,
+                    stored: share.bytes as u64,
                     quota: quota as u64,
                 });
             };

@@ -100,7 +100,7 @@ impl Quotas {
             return Ok(());
         }
         Err(HistoryError::OverQuota {
-            kept: stored,
+            stored,
             quota: quota.most,
         })
     }

@@ -104,7 +104,7 @@ impl Store {
             metrics.storage_refused.inc();
         }
         Err(HistoryError::OverQuota {
-            kept: share.bytes,
+            stored: share.bytes,
             quota,
         })
     }

@@ -18,8 +18,8 @@ async fn fill_up(node: &Node, key: impl Fn(usize) -> Key, retention: &Retention)
         node.look_at_quotas().await.unwrap();
         match node.append(&key(n), retention, event(100)).await {
             Ok(_) => {}
-            Err(HistoryError::OverQuota { kept, quota }) => {
-                assert!(kept >= quota, "{kept} of {quota}");
+            Err(HistoryError::OverQuota { stored, quota }) => {
+                assert!(stored >= quota, "{stored} of {quota}");
                 return n;
             }
             Err(error) => panic!("{error}"),
