@@ -354,7 +354,7 @@ impl Edge {
             Call::Revoke => json(&identity::revoke(node, &caller, &body).await?),
             Call::Auth => json(&identity::auth(node, &caller, &body).await?),
             Call::Tokens => json(&inspect::tokens(node, runtime_config, &caller, &body)?),
-            _ => return Err(Problem::not_found("unknown_path", "there is no such call")),
+            _ => return Err(Problem::not_found("unknown_path", "unknown call")),
         };
 
         Ok(ops::response(StatusCode::OK, "application/json", answer))

@@ -259,7 +259,7 @@ fn call_fault(item: &str) -> Problem {
 
 fn unknown_call(call: &str) -> Problem {
     let detail = format!(
-        "there is no call \"{}\" for a batch; use emit, publish, send, broadcast or dispatch",
+        "unknown call \"{}\" for a batch; use emit, publish, send, broadcast or dispatch",
         shown(call)
     );
     Problem::bad_request("unknown_call", detail)

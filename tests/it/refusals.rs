@@ -224,7 +224,7 @@ fn a_path_where_clients_connect_by_mistake_is_told_what_to_do() {
     assert_eq!(count(&server, "", "path"), 10);
     let log = log_of(server);
     assert!(
-        log.contains("refused: there is no WebSocket at this path"),
+        log.contains("refused: this path takes no WebSocket"),
         "{log}"
     );
     assert!(
