@@ -330,6 +330,7 @@ impl Layouts {
 
 impl Table {
     fn forget(&self, keys: &[MapKey]) {
+        // Another layout with these keys may have taken the entry since. That one is alive.
         let mut layouts = self.layouts.lock();
         if layouts
             .get(keys)
@@ -351,10 +352,12 @@ const NOTHING_SEEN: u64 = u64::MAX;
 
 fn next_id(keys: usize) -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(1);
+    // Its slots do not fit their bits, so no step may remember it.
     if keys as u64 >= ABSENT {
         return 0;
     }
     let id = NEXT.fetch_add(1, Ordering::Relaxed);
+    // If ids ever ran out, nothing would be remembered, which is slow and right.
     if id < NOTHING_SEEN >> SLOT_BITS {
         id
     } else {

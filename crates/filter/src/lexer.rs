@@ -242,6 +242,7 @@ impl<'s> Lexer<'s> {
         }
 
         match u64::from_str_radix(digits, radix) {
+            // One more than the largest int is the magnitude of the least one.
             Ok(value) if value <= 1 << 63 => Ok(TokenKind::Int(value)),
             _ => self.error(from, "this int does not fit 64 bits"),
         }

@@ -138,6 +138,7 @@ impl Pattern {
         Ok(Self {
             byte_work: positions(&hir).saturating_mul(limits::REGEX_POSITION_WORK),
             bytes: regex.memory_usage() + size_of::<Self>(),
+            // A thread's tables are found by it. An address could be another pattern's by then.
             id: NEXT.fetch_add(1, Relaxed),
             points: taken,
             regex,
@@ -158,6 +159,8 @@ impl Pattern {
     /// Whether it is found in `text`.
     pub(super) fn is_in(&self, text: &str) -> bool {
         tally::add(40 + text.len() * self.byte_work);
+        // A search needs room that grows with the pattern. Making it for each connection would cost
+        // more than the search.
         SCRATCHES.with_borrow_mut(|scratches| {
             // The newest first, so that the one that goes was unused for longest.
             if let Some(at) = scratches.iter().position(|(id, _)| *id == self.id) {
@@ -166,6 +169,8 @@ impl Pattern {
                 scratches.truncate(limits::REGEX_SCRATCHES - 1);
                 scratches.insert(0, (self.id, Box::new(self.regex.create_cache())));
             }
+            // The first byte that decides ends the search: where the longest match ends is of no
+            // use.
             let input = Input::new(text).earliest(true);
             self.regex
                 .search_half_with(&mut scratches[0].1, &input)
@@ -191,6 +196,7 @@ fn positions(hir: &Hir) -> usize {
     match hir.kind() {
         HirKind::Empty => 0,
         HirKind::Literal(literal) => literal.0.len(),
+        // A search goes byte by byte, and these characters have several.
         HirKind::Class(Class::Unicode(class)) if !class.is_ascii() => 2,
         HirKind::Class(_) | HirKind::Look(_) => 1,
         HirKind::Repetition(repetition) => {

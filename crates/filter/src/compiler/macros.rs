@@ -18,6 +18,7 @@ impl Compiler {
         body: &Node,
         span: Span,
     ) -> Test {
+        // It is known when compiling, so each item is charged before it is visited.
         let cost = body.steps();
         let range = self.term(range);
         let body = self.test(body);
