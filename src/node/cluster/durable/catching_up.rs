@@ -124,6 +124,8 @@ impl Replicator {
             return Ok(());
         };
 
+        // It is read before the history is asked: a gap that opens in between must not count as
+        // seen.
         let subscription = self.subscription_state_of(key);
         let epoch = at.epoch.to_string();
         let mut recovery = self
