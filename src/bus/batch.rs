@@ -38,6 +38,7 @@ struct Run<'a> {
 
 impl CallPart {
     fn bytes(&self) -> usize {
+        // About 16 bytes are what the protocol of Redis puts around each.
         let keys = self.keys.iter().map(|key| key.len() + 16).sum::<usize>();
         keys + self.args.iter().map(|arg| arg.len() + 16).sum::<usize>()
     }

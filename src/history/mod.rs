@@ -220,7 +220,7 @@ impl Omit {
     }
 }
 
-/// A connection's id as an item of a list in JSON.
+/// A connection's id as an item of a list in JSON: 26 letters, two quotes and a comma.
 const OMITTED_CONNECTION_BYTES: usize = 29;
 
 /// Bytes of `text` as an item of a list in JSON, at most.
@@ -229,6 +229,7 @@ fn json_bytes(text: &str) -> usize {
         .bytes()
         .filter(|byte| byte.is_ascii_control() || matches!(byte, b'"' | b'\\'))
         .count();
+    // As `\u0000` a control character takes five bytes more. The 3 are two quotes and a comma.
     text.len() + 5 * escaped + 3
 }
 

@@ -578,6 +578,7 @@ impl Table {
             return None;
         }
         let entry = self.slots.get(id.slot as usize)?;
+        // A former tenant of the slot had another nonce, so that its id finds nobody.
         let same = entry
             .connection
             .as_ref()

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// Most events that a channel or a user may keep. A replay is handed to a client all together, and a client that
+/// Most events that are stored for a channel or a user. A replay is handed to a client all together, and a client that
 /// missed more is quicker to fetch the state again.
 pub const HISTORY_EVENTS_MAX: usize = 10_000;
 
@@ -40,7 +40,7 @@ pub const HISTORY_EVENT_BYTES: usize = 640;
 /// What one name that replay leaves out counts for beside its own bytes: an allocation, and a place in a set.
 pub const HISTORY_NAME_BYTES: usize = 128;
 
-/// How often a node looks how many bytes apps keep in Redis that may keep only so many. It is how long such an app may go on after it
+/// How often a node looks how many bytes apps store in Redis that may store only so many. It is how long such an app may go on after it
 /// has reached its bound, and a few microseconds of Redis for each partition.
 pub const QUOTA_LOOK: Duration = Duration::from_secs(3);
 

@@ -66,7 +66,7 @@ impl Node {
         }
     }
 
-    /// Ends what is over its time, until the runtime ends: places of those who did not come back, kept events, revocations.
+    /// Ends what is over its time, until the runtime ends: places of those who did not come back, stored events, revocations.
     pub(crate) async fn run_expiry(self: Arc<Self>) {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -96,12 +96,12 @@ impl Node {
         }
     }
 
-    /// Looks now and then how many bytes apps keep that may keep only so many.
+    /// Looks now and then how many bytes apps store that may store only so many.
     pub(crate) async fn look_at_quotas(self: Arc<Self>) {
         loop {
             self.mesa_look_at_stored().await;
             if let Err(error) = self.history.look_at_quotas().await {
-                tracing::debug!(%error, "what apps keep cannot be read for now");
+                tracing::debug!(%error, "what apps store cannot be read for now");
             }
             tokio::time::sleep(QUOTA_LOOK).await;
         }
@@ -143,6 +143,7 @@ impl Node {
                 return;
             }
             notices.notify_remote(app, &batch);
+            // Others may watch the channel though nobody here does, and were notified above.
             if !notices.is_heard(app, channel) {
                 return;
             }
@@ -260,6 +261,8 @@ impl LocalResume {
         }
 
         let proof = proof(revocations, client);
+        // A connection that was closed above is lost now, and so is found like one that ended by
+        // itself.
         let detached = hub.context().resume_table.take(id, proof)?;
         Some(Self::of(hub, detached))
     }

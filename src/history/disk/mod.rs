@@ -73,7 +73,7 @@ pub(crate) struct Setup {
     pub(crate) spare_bytes: u64,
 }
 
-/// Keeps events in a data directory.
+/// Stores events in a data directory.
 pub(crate) struct Disk {
     jobs: SyncSender<Job>,
     shared: Arc<Shared>,

@@ -106,7 +106,7 @@ impl From<BusError> for HistoryError {
 }
 
 impl RedisHistory {
-    /// A store over `bus`. `apps` by `AppId`, and so how many bytes each may keep, if that is bounded.
+    /// A store over `bus`. `apps` by `AppId`, and so how many bytes each may store, if that is bounded.
     pub(crate) fn new(
         bus: Arc<Bus>,
         metrics: Arc<Metrics>,
@@ -234,7 +234,7 @@ impl Inner {
         }
     }
 
-    /// The keys of a topic that lives at `home`, and of what its app keeps where that is counted.
+    /// The keys of a topic that lives at `home`, and of what its app stores where that is counted.
     fn keys(&self, key: &Key, home: &bus::Topic) -> Vec<Vec<u8>> {
         let mut keys = Vec::with_capacity(3);
         keys.extend(["state", "events"].map(|suffix| self.bus.key(home, suffix)));

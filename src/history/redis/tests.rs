@@ -52,7 +52,7 @@ impl Node {
         Self::with_quotas(url, &[]).await
     }
 
-    /// The same where apps may keep so many bytes.
+    /// The same where apps may store so many bytes.
     async fn with_quotas(url: &str, quotas: &[Option<usize>]) -> Self {
         let node = Self::start(url, quotas);
         let anything = channel("anything");

@@ -1,4 +1,4 @@
-//! How many bytes an app may keep, over all nodes.
+//! How many bytes an app may store, over all nodes.
 
 use super::*;
 use crate::id::AppId;
@@ -12,7 +12,7 @@ async fn stored(node: &Node, app: u16) -> u64 {
     all.find(|(of, _)| *of == AppId(app)).unwrap().1
 }
 
-/// Appends until the app may keep no more. Returns how many events that took.
+/// Appends until the app may store no more. Returns how many events that took.
 async fn fill_up(node: &Node, key: impl Fn(usize) -> Key, retention: &Retention) -> usize {
     for n in 0..1000 {
         node.look_at_quotas().await.unwrap();
