@@ -119,7 +119,7 @@ async fn keep(node: Arc<Node>, app: AppId, source: Arc<KeySource>) {
                 // It is logged only when it has changed: fetches come every few minutes.
                 if set.skipped() != skipped {
                     skipped = set.skipped().to_vec();
-                    tell_skipped(&name, source.url(), &skipped);
+                    log_skipped(&name, source.url(), &skipped);
                 }
                 if set.is_empty()
                     && let Some(others) = useless.note(Instant::now())
@@ -151,7 +151,7 @@ async fn keep(node: Arc<Node>, app: AppId, source: Arc<KeySource>) {
     }
 }
 
-fn tell_skipped(app: &str, url: &JwksUrl, skipped: &[String]) {
+fn log_skipped(app: &str, url: &JwksUrl, skipped: &[String]) {
     for why in skipped {
         tracing::warn!(%app, %url, "a key there is not used: {why}");
     }

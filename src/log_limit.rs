@@ -182,7 +182,7 @@ impl Lines {
     }
 
     /// Logs how many were not written since the first of their kind, where that was a minute ago.
-    pub(crate) fn tell(&self) {
+    pub(crate) fn log_due(&self) {
         let now = Instant::now();
         for (line, limited) in Line::ALL.into_iter().zip(&self.0) {
             match limited.due(now) {

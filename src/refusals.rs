@@ -160,7 +160,7 @@ impl Refusals {
     }
 
     /// Logs how many were refused since the line about the first of them, where that is a minute ago.
-    pub(crate) fn tell(&self) {
+    pub(crate) fn log_due(&self) {
         for UnloggedRefusals { why, app, count } in self.due(Instant::now()) {
             let (reason, app) = (why.name(), self.name(app));
             tracing::info!(

@@ -26,7 +26,7 @@ const REFUSED: Duration = Duration::from_millis(10);
 thread_local! {
     /// Whether this thread is reporting how many lines were dropped, for which there is always
     /// room.
-    static IS_TELLING: Cell<bool> = const { Cell::new(false) };
+    static IS_REPORTING: Cell<bool> = const { Cell::new(false) };
 }
 
 /// The queue. It is filled from the start; nothing is written before [`LogLines::write_to`].
@@ -57,7 +57,7 @@ impl LogLines {
     /// Appends one line, or drops it. Never waits for the reader.
     fn push(&self, line: &[u8]) {
         let mut state = self.state.lock();
-        if state.waiting.len() + line.len() > LOG_BYTES && !IS_TELLING.get() {
+        if state.waiting.len() + line.len() > LOG_BYTES && !IS_REPORTING.get() {
             self.drop_lines(&mut state, 1);
             return;
         }
@@ -84,7 +84,7 @@ impl LogLines {
         }
     }
 
-    /// Starts the thread that writes to `stream`. It calls `tell` with the number of lines that were dropped, after
+    /// Starts the thread that writes to `stream`. It calls `report` with the number of lines that were dropped, after
     /// what was before them is written.
     ///
     /// # Errors
@@ -92,16 +92,16 @@ impl LogLines {
     pub(super) fn write_to(
         self: &Arc<Self>,
         stream: impl AsFd + Send + 'static,
-        tell: impl Fn(u64) + Send + 'static,
+        report: impl Fn(u64) + Send + 'static,
     ) -> io::Result<()> {
         let lines = self.clone();
         thread::Builder::new()
             .name("fanfare-log".to_owned())
-            .spawn(move || lines.work(&stream, &tell))
+            .spawn(move || lines.work(&stream, &report))
             .map(drop)
     }
 
-    fn work(&self, stream: &impl AsFd, tell: &impl Fn(u64)) {
+    fn work(&self, stream: &impl AsFd, report: &impl Fn(u64)) {
         while let Some(bytes) = self.next() {
             // Without the lock: the server's threads append while the reader is slow.
             let lost = write(stream, &bytes);
@@ -116,9 +116,9 @@ impl LogLines {
 
             drop(state);
             if unmentioned > 0 {
-                IS_TELLING.set(true);
-                tell(unmentioned);
-                IS_TELLING.set(false);
+                IS_REPORTING.set(true);
+                report(unmentioned);
+                IS_REPORTING.set(false);
             }
         }
 

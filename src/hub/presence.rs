@@ -167,7 +167,7 @@ impl Presence {
 
         let watches = watching != Watching::No;
         self.note(&name, member, Listing::In { watches, previous });
-        self.tell(&name, room, kind, member, join_kind);
+        self.queue_notice(&name, room, kind, member, join_kind);
         // This comes last: a member hears of those who come after it, and not of itself.
         Self::watch(room, watching);
 
@@ -211,7 +211,7 @@ impl Presence {
                 LeaveKind::Left | LeaveKind::Gone => {
                     let is_over = leaving == LeaveKind::Gone;
                     self.note(name, member, Listing::Out { is_over });
-                    self.tell(name, room, MemberKind::Left, member, JoinKind::New);
+                    self.queue_notice(name, room, MemberKind::Left, member, JoinKind::New);
                 }
                 LeaveKind::Lost => self.share_soon(name, room, member),
             }
@@ -232,7 +232,7 @@ impl Presence {
         self.change(channel, |room, name| {
             room.settle_lost(member.user_name());
             self.note(name, member, listing);
-            self.tell(name, room, MemberKind::Left, member, JoinKind::New);
+            self.queue_notice(name, room, MemberKind::Left, member, JoinKind::New);
         });
     }
 
@@ -259,7 +259,7 @@ impl Presence {
             if self.register.is_some() {
                 self.note(name, member, Listing::watches(watches()));
             }
-            self.tell(name, room, MemberKind::Updated, member, JoinKind::New);
+            self.queue_notice(name, room, MemberKind::Updated, member, JoinKind::New);
         });
         self.register.is_none().then_some(watchers)
     }
@@ -271,7 +271,7 @@ impl Presence {
             room.connections -= 1;
             room.enter(member.user_name());
             self.note(name, member, Listing::watches(watches));
-            self.tell(name, room, MemberKind::Updated, member, JoinKind::New);
+            self.queue_notice(name, room, MemberKind::Updated, member, JoinKind::New);
         });
     }
 

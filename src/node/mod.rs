@@ -463,13 +463,13 @@ impl Node {
     }
 
     /// Logs, until the server ends, how many were turned away, and how many lines were not written.
-    pub(crate) async fn tell_counts(self: Arc<Self>) {
+    pub(crate) async fn log_counts(self: Arc<Self>) {
         let mut looks = tokio::time::interval(LOGGED_LOOK);
         looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             looks.tick().await;
-            self.refusals().tell();
-            self.lines().tell();
+            self.refusals().log_due();
+            self.lines().log_due();
         }
     }
 

@@ -48,7 +48,7 @@ impl Node {
             // Only what is due by now: what comes in the meantime must not keep the rest of this loop
             // waiting.
             for (app, channel) in notices.take_due() {
-                self.tell(app, &channel, DueNotices::Notices, &mut slice)
+                self.notify_channel(app, &channel, DueNotices::Notices, &mut slice)
                     .await;
                 slice.rest().await;
             }
@@ -56,7 +56,7 @@ impl Node {
             if gathered.elapsed() >= GATHERING || !flushes.is_empty() {
                 gathered = Instant::now();
                 for (app, channel) in notices.take_counted() {
-                    self.tell(app, &channel, DueNotices::WithCounts, &mut slice)
+                    self.notify_channel(app, &channel, DueNotices::WithCounts, &mut slice)
                         .await;
                     slice.rest().await;
                 }
@@ -131,7 +131,13 @@ impl Node {
     }
 
     /// Sends what is to be sent of a channel: to other nodes, and to those who watch it here.
-    async fn tell(&self, app: AppId, channel: &SmolStr, due: DueNotices, slice: &mut TimeSlice) {
+    async fn notify_channel(
+        &self,
+        app: AppId,
+        channel: &SmolStr,
+        due: DueNotices,
+        slice: &mut TimeSlice,
+    ) {
         let batch = self.hub.presence(app).take_notices(channel, due);
         let Some(mut batch) = batch.filter(|batch| !batch.is_empty()) else {
             return;
@@ -157,7 +163,7 @@ impl Node {
             notice_buffers: notices.map(|notices| &notices.notice_buffers),
         };
 
-        watchers.tell(app, channel, &frames, slice).await;
+        watchers.notify(app, channel, &frames, slice).await;
     }
 
     /// Finds the channels of the connection `id` for a client who comes back by another one, and proves to be the
@@ -207,7 +213,7 @@ pub(super) struct LocalWatchers<'n> {
 
 impl LocalWatchers<'_> {
     /// Notifies those who watch `channel`, a few at a time in the order of their slots.
-    pub(super) async fn tell(
+    pub(super) async fn notify(
         &self,
         app: AppId,
         channel: &str,

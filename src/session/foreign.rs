@@ -395,7 +395,7 @@ impl Session {
         }
 
         if let Err((why, reason)) = self.choose_policy(key.as_deref(), page, token.is_some()) {
-            self.client.tell_refused(id, &reason);
+            self.client.reply_refused(id, &reason);
             self.client.turn_away(why, &reason);
             return self.end();
         }

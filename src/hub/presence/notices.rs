@@ -179,7 +179,7 @@ impl Presence {
         }
     }
 
-    pub(super) fn tell(
+    pub(super) fn queue_notice(
         &self,
         channel: &SmolStr,
         room: &mut Room,

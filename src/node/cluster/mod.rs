@@ -286,7 +286,7 @@ impl Cluster {
             tokio::spawn(self.roster.clone().reap(gone));
         }
         for peer in changes.came {
-            self.rules.tell(&self.rpc, peer.id);
+            self.rules.notify(&self.rpc, peer.id);
             self.notices.met(peer.id);
         }
         for peer in changes.went {

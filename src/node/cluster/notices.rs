@@ -74,7 +74,7 @@ impl RemoteNotices {
     }
 
     /// Has the counts of `channels` sent.
-    pub(super) fn tell_counts(&self, channels: impl IntoIterator<Item = (AppId, SmolStr)>) {
+    pub(super) fn notify_counts(&self, channels: impl IntoIterator<Item = (AppId, SmolStr)>) {
         for (app, channel) in channels {
             self.count(app, &channel, &Changes::default());
         }
@@ -209,14 +209,15 @@ impl NoticeRelay {
 
     /// Forgets a node that has gone.
     pub(super) fn gone(&self, node: NodeId) {
-        self.remote_notices.tell_counts(self.peer_counts.gone(node));
+        self.remote_notices
+            .notify_counts(self.peer_counts.gone(node));
     }
 
     /// Has other nodes asked what they have in the watched channels that `is_meant` names: notices of them may have been missed.
     pub(super) fn suspected_gap(&self, is_meant: impl Fn(AppId, &SmolStr) -> bool) {
         let serving = |app| self.membership.peers().serving_ids(app);
         let alone = self.peer_counts.suspected_gap(serving, is_meant);
-        self.remote_notices.tell_counts(alone);
+        self.remote_notices.notify_counts(alone);
     }
 
     /// Whether a channel of this name shows its members to anyone.
@@ -430,7 +431,7 @@ impl NoticeRelay {
 
         self.note_sent(app, channel);
         self.watchers()
-            .tell(app, channel, &frames, &mut TimeSlice::begin())
+            .notify(app, channel, &frames, &mut TimeSlice::begin())
             .await;
     }
 
@@ -446,7 +447,7 @@ impl NoticeRelay {
             let frame = native::members_changed(&channel, &changes, connections, users);
             self.note_sent(app, &channel);
             self.watchers()
-                .tell(app, &channel, &[(None, frame)], &mut slice)
+                .notify(app, &channel, &[(None, frame)], &mut slice)
                 .await;
         }
     }

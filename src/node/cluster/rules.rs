@@ -83,7 +83,7 @@ impl RuleDigests {
     }
 
     /// Notifies a node that has just been met of the rules here; it answers nothing.
-    pub(super) fn tell(&self, rpc: &Rpc, to: NodeId) {
+    pub(super) fn notify(&self, rpc: &Rpc, to: NodeId) {
         let request = Request::Rules {
             node: self.node.to_string(),
             apps: self.apps.clone(),

@@ -227,6 +227,6 @@ impl NoticeRelay {
 
     fn notify_counts_of(&self, app: AppId, channels: Vec<SmolStr>) {
         let channels = channels.into_iter().map(|channel| (app, channel));
-        self.remote_notices.tell_counts(channels);
+        self.remote_notices.notify_counts(channels);
     }
 }

@@ -55,18 +55,22 @@ impl Roster {
                 };
 
                 if let Some(full) = notices.add(member.app, channel, notice) {
-                    self.tell_all(self.node, full).await?;
+                    self.notify_all(self.node, full).await?;
                 }
 
                 slice.rest().await;
             }
         }
 
-        self.tell_all(self.node, notices.take()).await
+        self.notify_all(self.node, notices.take()).await
     }
 
     /// Notifies the nodes of what has become of members of the node `origin`.
-    pub(super) async fn tell_all(&self, origin: NodeId, channels: Groups) -> Result<(), BusError> {
+    pub(super) async fn notify_all(
+        &self,
+        origin: NodeId,
+        channels: Groups,
+    ) -> Result<(), BusError> {
         let is_own = origin == self.node;
         let mut sent = VecDeque::new();
         let mut slice = TimeSlice::begin();

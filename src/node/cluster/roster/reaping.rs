@@ -62,13 +62,13 @@ impl Roster {
                     members += 1;
                     if let Some(full) = notices.add(app, channel, notice) {
                         // As the one who is gone, so that this node hears it as well.
-                        self.tell_all(dead, full).await?;
+                        self.notify_all(dead, full).await?;
                     }
                 }
             }
         }
 
-        self.tell_all(dead, notices.take()).await?;
+        self.notify_all(dead, notices.take()).await?;
         // This comes last: if this node ends before, another one finds the lists and begins again.
         self.bus
             .command(&home, command("UNLINK", &[&list, &new]))
