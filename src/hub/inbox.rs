@@ -45,7 +45,7 @@ pub(super) enum Turn {
 pub(super) enum Missing {
     /// It is not in doubt.
     Nothing,
-    /// What is kept after this offset; and whether that is all.
+    /// What is stored after this offset; and whether that is all.
     After(u64, bool),
     /// Nobody knows.
     Unknown,

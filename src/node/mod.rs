@@ -106,7 +106,7 @@ pub enum NodeError {
     /// The event, or the name of a channel, breaks a rule.
     #[error(transparent)]
     Event(#[from] EventError),
-    /// The event is to be kept, and its target is none that anything can be kept for.
+    /// The event is to be stored, and its target is not one for which events are stored.
     #[error(
         "this event cannot be stored: the target must be a single channel with history, or a list of users whose events are stored, without a filter{hint}"
     )]
@@ -128,7 +128,7 @@ pub enum NodeError {
         /// Bytes that one call may store.
         most: usize,
     },
-    /// What is kept is out of reach.
+    /// The store of events is out of reach, full, or refuses.
     #[error(transparent)]
     History(#[from] HistoryError),
     /// The other nodes are out of reach.
@@ -149,7 +149,7 @@ pub enum NodeError {
         TOKEN_LEEWAY.as_secs()
     )]
     Later,
-    /// As many revocations are kept as may be.
+    /// As many revocations are stored as may be.
     #[error(transparent)]
     Revocations(#[from] TooManyRevocations),
     /// Claims that no token could bring.
@@ -286,10 +286,10 @@ fn context_of(
     }
 }
 
-/// Where events are kept, and the same if it is a data directory.
+/// Where events are stored, and the same if it is a data directory.
 type Stores = (Arc<dyn History>, Option<Arc<Disk>>);
 
-/// Where events are kept: in Redis for all nodes, in this node's data directory, or in its memory.
+/// Where events are stored: in Redis for all nodes, in this node's data directory, or in its memory.
 fn history_of(
     config: &Config,
     apps: &[App],

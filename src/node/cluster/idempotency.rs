@@ -1,4 +1,4 @@
-//! Answers kept in Redis for `Idempotency-Key`s: a repeat gets the first answer, whichever node it comes to.
+//! Answers stored in Redis for `Idempotency-Key`s: a repeat gets the first answer, whichever node it comes to.
 
 use std::{
     sync::{Arc, LazyLock},

@@ -52,7 +52,7 @@ pub(crate) enum Message {
 pub(in crate::node) struct Outgoing<'d> {
     pub(in crate::node) id: Uuid,
     pub(in crate::node) draft: &'d Draft,
-    /// It is kept, in the history of all nodes.
+    /// It is stored, in the history of all nodes.
     pub(in crate::node) is_durable: bool,
     /// The connection that it is from, if that does not get it.
     pub(in crate::node) own: Option<ConnectionId>,
