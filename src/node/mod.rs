@@ -370,6 +370,8 @@ impl Node {
         let (bus, inbox) = cluster::start_bus(&config, id, &apps, &metrics, &supervisor)?.unzip();
         let (register, changes) = bus.as_ref().map(|_| Register::new(CHANGES_WAITING)).unzip();
         let runtime_config = RuntimeConfig::new(config.clone(), &apps, None)
+            // An error lists one problem at least. A start reports the first, and a reload all of
+            // them.
             .map_err(|mut errors| errors.swap_remove(0))?;
         // Protocols add their forms before these are shared with the shards.
         let mut forms = Forms::default();

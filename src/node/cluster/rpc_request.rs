@@ -260,6 +260,7 @@ impl Page {
 
 /// An order that could not be carried out.
 #[derive(Debug, Serialize, Deserialize)]
+// Each answer is tried as a refusal first, so that no other kind may pass for one.
 #[serde(deny_unknown_fields)]
 pub(super) struct Refusal {
     pub(super) error: String,
