@@ -123,7 +123,7 @@ fn wrong_usage_ends_with_2() {
         ),
         (
             &["serve", "--protocol", "nonsense"],
-            "there are socketio, altogic, agnost, mesa, zexcore",
+            "choose one of socketio, altogic, agnost, mesa, zexcore",
         ),
         (&["serve", "-p", "8080"], "'--listen 7080'"),
         (
