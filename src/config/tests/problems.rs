@@ -449,8 +449,9 @@ fn clients_of_a_key_that_may_authenticate_need_a_key_for_tokens() {
     for client_auth in ["required", "optional"] {
         let set = format!("client_auth = \"{client_auth}\"");
         let text = with(&set, "0.0.0.0:7070").check().unwrap_err().to_string();
-        let expected =
-            format!("app \"a\", client key \"web\": client_auth is \"{client_auth}\", and there");
+        let expected = format!(
+            "app \"a\", client key \"web\": client_auth is \"{client_auth}\", but no key is set"
+        );
         assert!(
             text.starts_with(&expected) && text.lines().count() == 1,
             "{text}"
