@@ -371,7 +371,8 @@ impl SocketlessHub {
     /// Hands a connection what is stored for `user`, as if its socket took it all, and returns how many
     /// events.
     ///
-    /// # Panics When nothing is stored.
+    /// # Panics
+    /// When nothing is stored.
     pub fn replay(&self, at: Handle, user: &str) -> usize {
         let key = Key::user(APP, user.into());
         let waiting = self

@@ -273,8 +273,8 @@ impl Calls {
         let serving = self.0.get().ok_or_else(unknown)?;
         let known = serving.functions.0.get_key_value(name);
         let (name, function) = known.ok_or_else(unknown)?;
-        // The connection's own place first, so that one client that calls too much takes none of
-        // the others' places.
+        // The connection's own place comes first, so that one client that calls too much takes none
+        // of the others' places.
         let own = places.0.clone().try_acquire_owned();
         let own = own.map_err(|_| Unanswered::TooMany)?;
         let shared = serving.places.take(id).ok_or(Unanswered::Busy)?;
@@ -333,7 +333,7 @@ impl Running {
 mod tests {
     use super::*;
 
-    /// As many places as `app` gets, held.
+    /// Takes as many places as `app` gets.
     fn all_of(shares: &Shares, app: u16) -> Vec<OwnedSemaphorePermit> {
         std::iter::from_fn(|| shares.take(AppId(app))).collect()
     }

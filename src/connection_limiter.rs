@@ -170,7 +170,7 @@ mod tests {
         let at = |millis| rate.start + Duration::from_millis(millis);
         let taken = |millis| (0..100).filter(|_| rate.take(at(millis))).count();
 
-        // A burst at first, then one for each tenth of a second.
+        // There is a burst at first, then one for each tenth of a second.
         assert_eq!(taken(0), 10);
         assert_eq!(taken(99), 0);
         assert_eq!(taken(100), 1);

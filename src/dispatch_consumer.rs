@@ -286,7 +286,7 @@ async fn read<'m>(node: &Node, app: AppId, message: &'m [u8]) -> Result<Dispatch
     let verb = Verb::named(call).ok_or_else(|| {
         let call: String = call.chars().take(64).collect();
         let detail = format!(
-            "there is no call \"{call}\" here; use emit, publish, send, broadcast, dispatch or disconnect"
+            "unknown call \"{call}\"; use emit, publish, send, broadcast, dispatch or disconnect"
         );
         Problem::bad_request("unknown_call", detail)
     })?;

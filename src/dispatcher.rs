@@ -105,7 +105,10 @@ impl Dispatcher {
         Self::connect_to(url, "default", DEFAULT_APP).await
     }
 
-    /// Connects to the Redis at `url`, as `--redis` takes it, for the nodes of `namespace` and their app `app`.
+    /// Connects to the Redis at `url`, as `--redis` takes it, for the nodes of `namespace` and their app `app`. Returns
+    /// when Redis has answered. A connection that is lost later is made again without being asked for.
+    ///
+    /// Dropping the future ends the attempt.
     ///
     /// # Errors
     /// [`DispatchError::Url`], [`DispatchError::Setup`], and [`DispatchError::Away`] when Redis has not answered within a second.
@@ -117,7 +120,8 @@ impl Dispatcher {
         Self::with_config(&config, namespace, app).await
     }
 
-    /// The same with all that the table `[redis]` of a configuration has, such as certificates.
+    /// Connects with all that the table `[redis]` of a configuration has, such as certificates; see
+    /// [`Dispatcher::connect_to`].
     ///
     /// # Errors
     /// As [`Dispatcher::connect_to`].
@@ -139,6 +143,7 @@ impl Dispatcher {
 
         let way = Way { bus, _inbox: inbox };
         let up = async {
+            // This is asked again and again, since the bus notifies nobody, and this happens once.
             while way.bus.health() != Health::Up {
                 tokio::time::sleep(LOOK).await;
             }
@@ -161,6 +166,9 @@ impl Dispatcher {
     ///
     /// What one dispatcher sends one after another comes in that order. What is stored takes a way of its own, and
     /// may come after what is not. Events of users are stored, for those who are away, where the app says so.
+    ///
+    /// It costs one command to Redis. A future that is dropped once it was polled takes nothing back: the message is
+    /// sent. Nodes check it again, and nobody answers if they refuse it; see [`Dispatcher::act`].
     ///
     /// # Errors
     /// [`DispatchError`].
@@ -191,7 +199,8 @@ impl Dispatcher {
         .await
     }
 
-    /// Closes all connections of `users`, with code 4010.
+    /// Closes all connections of `users`, with code 4010. Returns how many nodes Redis gave the message to, as
+    /// [`Dispatcher::dispatch`] does, and not how many connections there were.
     ///
     /// # Errors
     /// [`DispatchError`].
@@ -200,8 +209,8 @@ impl Dispatcher {
             .await
     }
 
-    /// Sends any message that nodes take: an item of a batch, or a disconnect, as the reference describes them. Nodes
-    /// refuse, log and count what they cannot take; nobody answers.
+    /// Sends any message that nodes take: an item of a batch, or a disconnect, as the reference describes them. Returns
+    /// how many nodes Redis gave it to. Nodes refuse, log and count what they cannot take, and nobody answers.
     ///
     /// # Errors
     /// [`DispatchError`].

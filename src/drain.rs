@@ -71,7 +71,7 @@ async fn send_away(node: &Node, clients: &[(usize, SlotRef)], window: Duration) 
         while began.elapsed() < moment(n, clients.len(), window) {
             tokio::time::sleep(STEP).await;
         }
-        // And each comes back after a time of its own.
+        // Each also comes back after a time of its own.
         let jitter = uuid::Uuid::new_v4().as_u128() as u64 % spread;
         let bye = native::bye(close.code, &close.reason, jitter);
         node.hub

@@ -58,7 +58,8 @@ impl From<EmitError> for CallError {
 }
 
 impl Server {
-    /// A handle whose verbs speak for the app `name`, if there is one. The first handle speaks for the first app.
+    /// Returns a handle whose verbs speak for the app `name`, if there is one. The first handle speaks for the first
+    /// app.
     #[must_use]
     pub fn for_app(&self, name: &str) -> Option<Self> {
         let app = self.inner.node.app_named(name)?.id;
@@ -68,10 +69,18 @@ impl Server {
         })
     }
 
-    /// Sends `event` to every connection for which `filter` is true.
+    /// Sends `event` to every connection for which `filter` is true, on every node.
     ///
-    /// `data` is serialized once, the frame built once. When this returns, every connection that matched has the
-    /// event in its outbox. A dropped call that was past admission is carried out all the same.
+    /// When this returns, every connection of this node that matched has the event in its outbox, so what the caller
+    /// sends next comes after it. The other nodes get it through Redis, which has it by then. The receipt counts this
+    /// node's connections, and [`Receipt::missing_nodes`] names the nodes that may not have it.
+    ///
+    /// `data` is serialized once, and the frame is built once. A filter on an indexed attribute costs a look-up. Any
+    /// other filter is evaluated for every connection of the app, in slices between which other work goes on. If the
+    /// node has as much to do as it may, the call waits for `limits.admission_wait` at most.
+    ///
+    /// The call is cancel-safe: it begins when its future is first polled, and is carried out from then on, even if
+    /// the future is dropped.
     ///
     /// # Errors
     /// [`EmitError`]; nothing was delivered then.
@@ -92,7 +101,11 @@ impl Server {
         .await
     }
 
-    /// Sends `event` to the connections that `target` means; see [`Server::emit`].
+    /// Sends `event` to the connections that `target` means; see [`Server::emit`]. Each list of a target holds up to
+    /// [`TARGET_NAMES`](crate::limits::TARGET_NAMES) names.
+    ///
+    /// If the target is a single channel with a history, or only users of an app that stores events for users, the
+    /// event is stored as well. Stored events of a channel reach all its members in one order, on every node.
     ///
     /// # Errors
     /// [`EmitError`]; nothing was delivered then.
@@ -102,7 +115,8 @@ impl Server {
         data: impl Serialize,
         target: Target,
     ) -> Result<Receipt, EmitError> {
-        // Owned, since it runs on a thread of the server, and goes on there if the caller leaves.
+        // Everything is owned, since it runs on a thread of the server, and goes on there if the
+        // caller leaves.
         let (event, data) = (event.to_owned(), to_raw_value(&data)?);
         let (node, app) = (self.inner.node.clone(), self.app);
         self.run(async move {
@@ -112,7 +126,7 @@ impl Server {
         .await
     }
 
-    /// Sends `bytes` as `event`, in a binary frame, to the connections that `target` means; see [`Server::emit`].
+    /// Sends `bytes` as `event`, in a binary frame, to the connections that `target` means; see [`Server::emit_to`].
     ///
     /// # Errors
     /// [`EmitError`]; nothing was delivered then.
@@ -134,8 +148,9 @@ impl Server {
     /// Sends `event` to every connection for which the closure `is_meant` is true. Only this node's connections are
     /// looked at: a closure cannot travel to others.
     ///
-    /// The closure sees immutable snapshots, outside every lock, on one of the server's threads; it must be quick. If
-    /// it panics for a connection, that counts in `filter_errors`, and the connection does not get the event.
+    /// The closure sees immutable snapshots, outside every lock, on one of the server's threads. It runs once for every
+    /// connection of the app, so it must be quick. If it panics for a connection, that counts in `filter_errors`, and
+    /// the connection does not get the event. Order and cancel safety are those of [`Server::emit`].
     ///
     /// # Errors
     /// [`EmitError`]; nothing was delivered then.
@@ -154,7 +169,8 @@ impl Server {
         .await
     }
 
-    /// Sends `event` to all connections of `user`; see [`Server::emit`].
+    /// Sends `event` to all connections of `user`, and stores it if the app stores events for users; see
+    /// [`Server::emit`].
     ///
     /// # Errors
     /// [`EmitError`]; nothing was delivered then.
@@ -167,7 +183,7 @@ impl Server {
         self.dispatch(&[user], &[], event, data).await
     }
 
-    /// Sends `event` to the members of `channel`, and stores it where the channel has history; see [`Server::emit`].
+    /// Sends `event` to the members of `channel`, and stores it if the channel has a history; see [`Server::emit_to`].
     ///
     /// # Errors
     /// [`EmitError`]; nothing was delivered then.
@@ -180,7 +196,7 @@ impl Server {
         self.emit_to(event, data, Target::channel(channel)).await
     }
 
-    /// Sends `event` to every connection of the app; see [`Server::emit`].
+    /// Sends `event` to every connection of the app, and stores nothing; see [`Server::emit`].
     ///
     /// # Errors
     /// [`EmitError`]; nothing was delivered then.
@@ -188,8 +204,8 @@ impl Server {
         self.emit_to(event, data, Target::default()).await
     }
 
-    /// Sends `event` to the users `recipients`, or to everyone for just `["*"]`, but not to the users `except`; see
-    /// [`Server::emit`].
+    /// Sends `event` to the users `recipients`, or to everyone for just `["*"]`, but not to the users `except`. If the
+    /// app stores events for users, the event is stored for the named ones. See [`Server::emit_to`].
     ///
     /// # Errors
     /// [`EmitError`]; nothing was delivered then.
@@ -223,7 +239,11 @@ impl Server {
         .await
     }
 
-    /// Puts the connections that `target` means into `channel`. Each is notified, before every event of the channel.
+    /// Puts the connections that `target` means into `channel`, on every node, and returns how many there were. Each is
+    /// notified, before every event of the channel.
+    ///
+    /// Another node that does not answer within `limits.node_call_timeout` is not counted, whether it has done it or not.
+    /// The call is cancel-safe, as [`Server::emit`] is.
     ///
     /// # Errors
     /// [`EmitError`]; nobody was put into it then.
@@ -233,8 +253,11 @@ impl Server {
             .await
     }
 
-    /// Takes the connections that `target` means out of `channel`, and returns how many were in it. Each is notified,
-    /// after every event of the channel.
+    /// Takes the connections that `target` means out of `channel`, on every node, and returns how many were in it. Each
+    /// is notified, after every event of the channel. Those that were lost a moment ago do not come back to it.
+    ///
+    /// Another node that does not answer within `limits.node_call_timeout` is not counted, whether it has done it or not.
+    /// The call is cancel-safe, as [`Server::emit`] is.
     ///
     /// # Errors
     /// [`EmitError`]; nobody was taken out of it then.
@@ -245,7 +268,11 @@ impl Server {
     }
 
     /// Refuses tokens of `users` that were issued before `before`, on every node, and closes the connections that came with
-    /// them. Without `before`: every token that is issued by now. A token without `iat` counts as issued before.
+    /// them. Without `before`, this means every token that is issued by now. A token without `iat` counts as issued before.
+    ///
+    /// Tokens count whole seconds, so a part of one in `before` counts as a whole one. The receipt says how many
+    /// connections were closed, and which nodes did not answer: those learn of it later. The call is cancel-safe, as
+    /// [`Server::emit`] is.
     ///
     /// # Errors
     /// [`EmitError`]; nothing was revoked then.
@@ -268,7 +295,8 @@ impl Server {
     /// Replaces the claims of the open connections of `user`, on every node, and what its clients may do if `can` says so: the
     /// object of the claim of that name. Channels that they may no longer join are left.
     ///
-    /// It holds until a connection ends, or its client renews it with a token that was issued later.
+    /// It holds until a connection ends, or its client renews it with a token that was issued later. The receipt counts
+    /// connections and names the nodes that did not answer. The call is cancel-safe, as [`Server::emit`] is.
     ///
     /// # Errors
     /// [`EmitError`]; nothing was replaced then.

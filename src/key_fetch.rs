@@ -68,6 +68,7 @@ impl KeyFetchers {
     pub(crate) fn update(&self, node: &Arc<Node>, handle: &Handle) {
         let runtime_config = node.runtime_config_owned();
         let mut fetchers = self.0.lock();
+        // A reload keeps the source of an address that stays, so its task goes on.
         fetchers.retain(|fetcher| {
             runtime_config
                 .key_sources()
@@ -115,9 +116,10 @@ async fn keep(node: Arc<Node>, app: AppId, source: Arc<KeySource>) {
                 if failures > 0 {
                     tracing::info!(app = %name, url = %source.url(), keys = set.len(), "keys for tokens are fetched again");
                 }
+                // It is logged only when it has changed: fetches come every few minutes.
                 if set.skipped() != skipped {
                     skipped = set.skipped().to_vec();
-                    tell_skipped(&name, source.url(), &skipped);
+                    log_skipped(&name, source.url(), &skipped);
                 }
                 if set.is_empty()
                     && let Some(others) = useless.note(Instant::now())
@@ -149,7 +151,7 @@ async fn keep(node: Arc<Node>, app: AppId, source: Arc<KeySource>) {
     }
 }
 
-fn tell_skipped(app: &str, url: &JwksUrl, skipped: &[String]) {
+fn log_skipped(app: &str, url: &JwksUrl, skipped: &[String]) {
     for why in skipped {
         tracing::warn!(%app, %url, "a key there is not used: {why}");
     }

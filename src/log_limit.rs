@@ -22,9 +22,9 @@ pub(crate) struct Limited(Mutex<State>);
 #[derive(Clone, Copy, Debug)]
 struct State {
     /// When a line was last written.
-    told: Option<Instant>,
+    logged: Option<Instant>,
     /// How many would have been written since.
-    untold: u64,
+    unlogged: u64,
 }
 
 // `Default` cannot be derived where a static needs the same value.
@@ -36,13 +36,13 @@ impl Default for State {
 
 impl State {
     const NEW: Self = Self {
-        told: None,
-        untold: 0,
+        logged: None,
+        unlogged: 0,
     };
 
     fn is_recent(&self, now: Instant) -> bool {
-        self.told
-            .is_some_and(|told| now.saturating_duration_since(told) < LOGGED_EVERY)
+        self.logged
+            .is_some_and(|logged| now.saturating_duration_since(logged) < LOGGED_EVERY)
     }
 }
 
@@ -55,26 +55,26 @@ impl Limited {
     pub(crate) fn note(&self, now: Instant) -> Option<u64> {
         let mut state = self.0.lock();
         if state.is_recent(now) {
-            state.untold += 1;
+            state.unlogged += 1;
             return None;
         }
-        state.told = Some(now);
-        Some(std::mem::take(&mut state.untold))
+        state.logged = Some(now);
+        Some(std::mem::take(&mut state.unlogged))
     }
 
     /// Counts some that no line is to be about.
     fn add(&self, count: u64) {
-        self.0.lock().untold += count;
+        self.0.lock().unlogged += count;
     }
 
     /// How many were not logged, if there are some and a line may be written again.
     pub(crate) fn due(&self, now: Instant) -> Option<u64> {
         let mut state = self.0.lock();
-        if state.untold == 0 || state.is_recent(now) {
+        if state.unlogged == 0 || state.is_recent(now) {
             return None;
         }
-        state.told = Some(now);
-        Some(std::mem::take(&mut state.untold))
+        state.logged = Some(now);
+        Some(std::mem::take(&mut state.unlogged))
     }
 }
 
@@ -182,7 +182,7 @@ impl Lines {
     }
 
     /// Logs how many were not written since the first of their kind, where that was a minute ago.
-    pub(crate) fn tell(&self) {
+    pub(crate) fn log_due(&self) {
         let now = Instant::now();
         for (line, limited) in Line::ALL.into_iter().zip(&self.0) {
             match limited.due(now) {
@@ -212,9 +212,13 @@ mod tests {
         }
         assert_eq!(limited.due(began + MINUTE * 99 / 100), None);
         assert_eq!(limited.due(began + MINUTE), Some(99));
-        assert_eq!(limited.due(began + MINUTE * 3), None, "they are told once");
+        assert_eq!(
+            limited.due(began + MINUTE * 3),
+            None,
+            "they are logged once"
+        );
 
-        // A line tells of what no line has told, whoever writes it.
+        // A line counts what no line has mentioned, whoever writes it.
         let later = began + MINUTE * 4;
         assert_eq!(limited.note(later), Some(0));
         assert_eq!(limited.note(later), None);
@@ -232,7 +236,7 @@ mod tests {
         lines.add(Line::SlowConsumer, 5);
         let limited = &lines.0[Line::SlowConsumer as usize];
         assert_eq!(limited.due(Instant::now() + MINUTE), Some(6));
-        let told: std::collections::BTreeSet<_> = Line::ALL.map(Line::of_others).into();
-        assert_eq!(told.len(), Line::ALL.len());
+        let logged: std::collections::BTreeSet<_> = Line::ALL.map(Line::of_others).into();
+        assert_eq!(logged.len(), Line::ALL.len());
     }
 }

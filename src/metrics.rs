@@ -220,7 +220,7 @@ metrics! {
         resumed: Counter = "resumed", "Connections that took a lost one's place";
         /// Calls of clients that a function of the embedding program took.
         calls: Counter = "calls", "Calls of clients that a function of the embedding program took";
-        /// Bytes that the app keeps, where it may keep only so many.
+        /// Bytes that the app stores, where it may store only so many.
         stored_bytes: Gauge = "stored_bytes", "Bytes of histories and stored events of an app that may keep only so many";
         /// Events that were not stored since it stores as many bytes as it may.
         storage_refused: Counter = "storage_refused", "Events that were not stored, as the app stores as many bytes as it may";

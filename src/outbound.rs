@@ -56,7 +56,7 @@ async fn open(host: &str, port: u16, secure: bool) -> io::Result<Box<dyn Stream>
 /// Names the host, which the system's error does not.
 fn unknown_host(host: &str, error: &io::Error) -> io::Error {
     let text = error.to_string();
-    // As the standard library begins it.
+    // The standard library begins it in the same way.
     let why = text.trim_start_matches("failed to lookup address information: ");
     io::Error::new(
         io::ErrorKind::NotFound,
@@ -74,7 +74,7 @@ fn connector() -> io::Result<TlsConnector> {
         let why = found
             .errors
             .first()
-            .map_or_else(|| "there are none".to_owned(), ToString::to_string);
+            .map_or_else(|| "none was found".to_owned(), ToString::to_string);
         let text = format!(
             "this system has no certificates to trust ({why}); install them (often: ca-certificates)"
         );

@@ -391,7 +391,7 @@ mod tests {
             (0..ANONYMOUS_START).filter(take).count()
         };
         let passed: usize = (0..100).map(|_| send([192, 0, 2, 1])).sum();
-        // 3 connections of 40 at once, and what they earned meanwhile.
+        // These are 3 connections of 40 at the same time, and what they earned meanwhile.
         assert!((120..200).contains(&passed), "{passed}");
         assert_eq!(send([192, 0, 2, 2]), ANONYMOUS_START as usize);
     }

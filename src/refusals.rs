@@ -48,7 +48,7 @@ struct State {
     /// What the first of them said, as hashes.
     texts: [u64; REFUSAL_TEXTS],
     /// How many would have been written.
-    untold: u64,
+    unlogged: u64,
 }
 
 impl State {
@@ -67,8 +67,8 @@ impl State {
         if is_development {
             return self.lines < REFUSAL_LINES;
         }
-        let told = self.texts.get(..self.lines);
-        told.is_some_and(|told| self.lines < REFUSAL_TEXTS && !told.contains(&text))
+        let logged = self.texts.get(..self.lines);
+        logged.is_some_and(|logged| self.lines < REFUSAL_TEXTS && !logged.contains(&text))
     }
 }
 
@@ -79,7 +79,7 @@ impl Kind {
         if !state.is_recent(now) {
             state.begin(now);
         } else if !state.may_write(text, is_development) {
-            state.untold += 1;
+            state.unlogged += 1;
             return None;
         }
 
@@ -89,17 +89,17 @@ impl Kind {
         }
 
         state.lines += 1;
-        Some(std::mem::take(&mut state.untold))
+        Some(std::mem::take(&mut state.unlogged))
     }
 
     /// How many were not logged, if there are some and the minute is over.
     fn due(&self, now: Instant) -> Option<u64> {
         let mut state = self.0.lock();
-        if state.untold == 0 || state.is_recent(now) {
+        if state.unlogged == 0 || state.is_recent(now) {
             return None;
         }
         state.begin(now);
-        Some(std::mem::take(&mut state.untold))
+        Some(std::mem::take(&mut state.unlogged))
     }
 }
 
@@ -160,7 +160,7 @@ impl Refusals {
     }
 
     /// Logs how many were refused since the line about the first of them, where that is a minute ago.
-    pub(crate) fn tell(&self) {
+    pub(crate) fn log_due(&self) {
         for UnloggedRefusals { why, app, count } in self.due(Instant::now()) {
             let (reason, app) = (why.name(), self.name(app));
             tracing::info!(
@@ -236,8 +236,8 @@ mod tests {
     fn a_few_that_say_something_else_are_told_within_the_minute() {
         let (refusals, began) = (refusals(false), Instant::now());
         let note = |text, now| refusals.note(Refusal::Origin, None, text, now);
-        let told = (0..1000).filter(|&text| note(text, began).is_some());
-        assert_eq!(told.count(), REFUSAL_TEXTS);
+        let logged = (0..1000).filter(|&text| note(text, began).is_some());
+        assert_eq!(logged.count(), REFUSAL_TEXTS);
         let again = (0..1000).filter(|&text| note(text, began + MINUTE / 2).is_some());
         assert_eq!(again.count(), 0);
         let others = 2000 - REFUSAL_TEXTS as u64;
@@ -250,8 +250,8 @@ mod tests {
     fn in_development_the_same_is_told_again_and_still_fills_no_log() {
         let (refusals, began) = (refusals(true), Instant::now());
         let note = |now| refusals.note(Refusal::Origin, None, 7, now);
-        let told = (0..1000).filter(|_| note(began).is_some());
-        assert_eq!(told.count(), REFUSAL_LINES);
+        let logged = (0..1000).filter(|_| note(began).is_some());
+        assert_eq!(logged.count(), REFUSAL_LINES);
         assert_eq!(note(began + MINUTE), Some(1000 - REFUSAL_LINES as u64));
         refusals.set_development(false);
         assert_eq!(note(began + MINUTE), None);

@@ -33,7 +33,8 @@ impl Server {
     /// token. What cannot change stays as it is, and is in the report; the whole as it then runs must be as safe as any
     /// configuration, so keys that are taken away where `listen` moves to loopback, say, are refused.
     ///
-    /// The level of the log is the embedding program's to set.
+    /// It may be called from any thread, and waits for another reload that is under way. The level of the log is the
+    /// embedding program's to set.
     ///
     /// # Errors
     /// [`ReloadError`], with all problems; then nothing has changed.
@@ -56,7 +57,7 @@ impl Server {
         // Both may be good by themselves, and not together.
         merged.check().map_err(|error| until_restart(&error))?;
         node.reload(merged).map_err(ReloadError::Setup)?;
-        // Last, since it looks at what the node now uses.
+        // This comes last, since it looks at what the node now uses.
         self.inner.key_fetchers.update(node, &self.inner.handle);
         Ok(report)
     }
@@ -65,8 +66,8 @@ impl Server {
 /// The problems of a configuration that is good by itself, together with what stays as it is.
 fn until_restart(error: &ConfigError) -> ConfigError {
     let problems = error.problems.iter();
-    let told = |problem: &Problem| Problem::Rule(format!("without a restart: {problem}"));
+    let described = |problem: &Problem| Problem::Rule(format!("without a restart: {problem}"));
     ConfigError {
-        problems: problems.map(told).collect(),
+        problems: problems.map(described).collect(),
     }
 }

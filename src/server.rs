@@ -148,6 +148,8 @@ impl Server {
         };
 
         let (listener, address) = listen(config.listen, config.limits.send_buffer)?;
+        // The accepting task owns the socket, so that the port is free when it ends. Whoever ends
+        // the server only shuts it.
         let mut listening = vec![Arc::downgrade(&listener)];
 
         // With the real port where the configuration said 0.

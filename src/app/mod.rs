@@ -141,6 +141,8 @@ impl App {
         metrics: &Metrics,
     ) -> Result<Self, SetupError> {
         let named = || name.to_owned();
+        // It is made once for the life of the node: a reload must not end the tokens that it has
+        // signed.
         let ephemeral = auth::random_secret().map_err(|error| SetupError::TokenKey {
             app: named(),
             error,

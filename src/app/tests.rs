@@ -247,10 +247,10 @@ fn the_first_rule_that_matches_holds() {
 fn events_are_kept_for_users_where_the_app_says_so() {
     assert_eq!(shop("[apps.shop]\n").unwrap().user_events(), None);
     let app = shop("[apps.shop.user_events]\nsize = 7\n").unwrap();
-    let kept = Retention {
+    let stored = Retention {
         events: 7,
         bytes: 1024 * 1024,
         ttl: Duration::from_hours(24),
     };
-    assert_eq!(app.user_events(), Some(kept));
+    assert_eq!(app.user_events(), Some(stored));
 }

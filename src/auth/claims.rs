@@ -60,6 +60,8 @@ impl<'de> Visitor<'de> for Collect {
         while let Some((Name(name), value)) = map.next_entry()? {
             members.push((name, value));
         }
+        // Sorted, since a client chooses the names: comparing each with all others would take
+        // quadratic time.
         let mut names: Vec<&str> = members.iter().map(|(name, _)| &**name).collect();
         names.sort_unstable();
         if names.windows(2).any(|pair| pair[0] == pair[1]) {

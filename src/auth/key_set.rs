@@ -107,6 +107,7 @@ fn shown(text: &str) -> String {
 }
 
 fn read(jwk: &Jwk) -> Result<TokenKey, String> {
+    // A key that names its use must not be used for anything else (RFC 7517, sections 4.2 and 4.3).
     if let Some(usage) = jwk.usage.as_deref().filter(|usage| *usage != "sig") {
         return Err(format!("is for {}, not for signatures", shown(usage)));
     }
@@ -134,6 +135,7 @@ fn read(jwk: &Jwk) -> Result<TokenKey, String> {
         }
     };
 
+    // One key is for one algorithm (RFC 8725, section 3.1): a key for PS256 must not verify RS256.
     if let Some(other) = jwk.alg.as_deref().filter(|other| *other != alg.name()) {
         return Err(format!(
             "is for the algorithm {}, and only {} is known for its type",

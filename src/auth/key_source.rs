@@ -64,6 +64,8 @@ impl KeySource {
     /// where the last one that a token asked for is less than [`JWKS_ASKED_SPACING`] before `now`.
     pub fn ask(&self, now: Instant) -> Option<impl Future<Output = ()> + use<>> {
         let mut allowed = false;
+        // One step under the lock of the state: of several tokens that ask at the same time, one
+        // has the keys fetched.
         self.state.send_if_modified(|state| {
             let due = state
                 .asked

@@ -44,7 +44,7 @@ impl PublicKey {
         }
     }
 
-    /// From the number of an RSA key.
+    /// Makes a key from the modulus and the exponent of an RSA key.
     pub(super) fn rsa(n: &[u8], e: &[u8]) -> Option<Self> {
         let (n, e) = (without_zeros(n), without_zeros(e));
         let bits = n.len() * 8 - n.first()?.leading_zeros() as usize;
@@ -60,7 +60,7 @@ impl PublicKey {
         }))
     }
 
-    /// From the coordinates of a point on P-256.
+    /// Makes a key from the coordinates of a point on P-256.
     pub(super) fn p256(x: &[u8], y: &[u8]) -> Option<Self> {
         if x.len() != 32 || y.len() != 32 {
             return None;
@@ -81,7 +81,7 @@ impl PublicKey {
         Some(Self::P256(key))
     }
 
-    /// From the 32 bytes of an Ed25519 key.
+    /// Makes a key from the 32 bytes of an Ed25519 key.
     pub(super) fn ed25519(x: &[u8]) -> Option<Self> {
         let x: [u8; 32] = x.try_into().ok()?;
         Some(Self::Ed25519(signature::UnparsedPublicKey::new(
@@ -90,7 +90,8 @@ impl PublicKey {
         )))
     }
 
-    /// From a `SubjectPublicKeyInfo` (RFC 5280, section 4.1): the algorithm, and the key as that algorithm writes it.
+    /// Makes a key from a `SubjectPublicKeyInfo` (RFC 5280, section 4.1): the algorithm, and the key as that algorithm
+    /// writes it.
     fn from_spki(alg: TokenAlgorithm, der: &[u8]) -> Option<Self> {
         let (info, []) = element(der, SEQUENCE)? else {
             return None;
@@ -116,7 +117,7 @@ impl PublicKey {
         }
     }
 
-    /// From an `RSAPublicKey` (RFC 8017, appendix A.1.1): modulus and exponent.
+    /// Makes a key from an `RSAPublicKey` (RFC 8017, appendix A.1.1): modulus and exponent.
     fn from_pkcs1(der: &[u8]) -> Option<Self> {
         let (numbers, []) = element(der, SEQUENCE)? else {
             return None;
@@ -159,7 +160,7 @@ fn pem_block(text: &str) -> Option<(&str, Vec<u8>)> {
     Some((label, BASE64.decode(&base64).ok()?))
 }
 
-// Tags of DER (X.690, section 8).
+// These are tags of DER (X.690, section 8).
 const INTEGER: u8 = 0x02;
 const BIT_STRING: u8 = 0x03;
 const SEQUENCE: u8 = 0x30;
@@ -171,6 +172,8 @@ fn element(der: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
         return None;
     }
 
+    // A length with more bytes than it needs is not DER (X.690, section 10.1). It is taken all the
+    // same: the key is checked by its content.
     let (length, rest) = match length {
         0..=0x7f => (usize::from(length), rest),
         0x81 => {

@@ -83,7 +83,7 @@ struct OfApp {
 pub struct TooManyRevocations(usize);
 
 impl Revocations {
-    /// None yet, for so many apps.
+    /// Returns the revocations of `apps` apps, without any yet.
     pub(crate) fn new(apps: usize) -> Self {
         Self {
             apps: (0..apps).map(|_| RwLock::default()).collect(),

@@ -141,6 +141,7 @@ impl Rights {
 }
 
 fn read(name: &str, can: &str) -> Result<Rights, RightsError> {
+    // serde would take a list for the fields in their order.
     if !can.trim_start().starts_with('{') {
         let found = json_kind(can.trim_start());
         return Err(RightsError(format!(
@@ -149,7 +150,7 @@ fn read(name: &str, can: &str) -> Result<Rights, RightsError> {
     }
 
     serde_json::from_str(can).map_err(|error| {
-        // Read again for a message that names the field.
+        // It is read again for a message that names the field.
         let fault = Members::parse(can).ok().and_then(|rights| {
             rights
                 .iter()

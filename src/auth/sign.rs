@@ -118,6 +118,7 @@ impl TokenSigner {
         ttl: Option<Duration>,
         now: u64,
     ) -> Result<Signed, SignError> {
+        // The check of those who present a token, so that none is signed that would be refused.
         token::user(Some(Cow::Borrowed(user))).map_err(|_| SignError::User)?;
         let seconds = ttl
             .unwrap_or(limits::TOKEN_TTL_DEFAULT)
@@ -128,6 +129,8 @@ impl TokenSigner {
         }
 
         let expires_at = now.saturating_add(seconds);
+        // This is written by hand: `claims` and `can` go in as they came, and a JSON value would
+        // not keep that.
         let mut own = format!(r#"{{"sub":{},"iat":{now},"exp":{expires_at}"#, json!(user));
         for (name, value) in [(r#","iss":"#, &self.issuer), (r#","aud":"#, &self.audience)] {
             if let Some(value) = value {
@@ -185,7 +188,7 @@ fn payload(
 
     let further = claims.map(members).transpose()?;
     if let Some(members) = further.filter(|members| !members.is_empty()) {
-        // As text, so that numbers and escapes stay as they came.
+        // They go in as text, so that numbers and escapes stay as they came.
         payload.push(',');
         payload.push_str(members);
     }
@@ -204,6 +207,7 @@ fn payload(
 /// The text between the braces of `claims`, once it is known to be harmless.
 fn members(claims: &RawValue) -> Result<&str, SignError> {
     let members = Members::parse(claims.get()).map_err(|_| SignError::Claims)?;
+    // These names have no escapes any longer, so `"\u0073ub"` is found as well.
     for name in members.names() {
         if let Some(reserved) = RESERVED.iter().find(|reserved| **reserved == name) {
             return Err(SignError::Reserved(reserved));

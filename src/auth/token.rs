@@ -247,6 +247,7 @@ impl Tokens {
         let message = &token[..=header.len() + payload.len()];
         self.check_signature(&decode(header)?, message.as_bytes(), &decode(signature)?)?;
         let payload = decode(payload)?;
+        // The bound before decoding also had room for the header and the signature.
         if payload.len() > self.claims_bytes {
             return Err(TokenError::TooBig(self.claims_bytes));
         }
@@ -388,6 +389,7 @@ pub fn has_form(token: &str) -> bool {
                 .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
     };
     let mut parts = 0;
+    // Whoever connects chooses the text, which may be long. A fourth part is enough to know.
     token.split('.').take(4).all(|part| {
         parts += 1;
         is_base64(part)

@@ -23,6 +23,7 @@ impl Backoff {
         let Some(doublings) = attempt.checked_sub(1) else {
             return Duration::ZERO;
         };
+        // 16 doublings pass every bound, and a shift by more than 31 bits would overflow.
         let bound = limits::BUS_BACKOFF_MIN
             .saturating_mul(1 << doublings.min(16))
             .min(limits::BUS_BACKOFF_MAX);

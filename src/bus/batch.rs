@@ -38,6 +38,7 @@ struct Run<'a> {
 
 impl CallPart {
     fn bytes(&self) -> usize {
+        // About 16 bytes are what the protocol of Redis puts around each.
         let keys = self.keys.iter().map(|key| key.len() + 16).sum::<usize>();
         keys + self.args.iter().map(|arg| arg.len() + 16).sum::<usize>()
     }
@@ -237,6 +238,8 @@ pub(super) fn answer(reply: &Value, place: PlaceInRun) -> Result<Value, RedisFau
                 Err(RedisFault::new(code, text))
             }
             parts => {
+                // The run has one answer, that of its last call. With the number of calls after it,
+                // each caller can work out its own offset.
                 let mut parts = parts.to_vec();
                 parts.push(Value::Int(place.after as i64));
                 Ok(Value::Array(parts))

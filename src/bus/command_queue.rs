@@ -94,6 +94,8 @@ const SPREAD: u32 = 10;
 
 impl CommandQueue {
     pub(super) fn new(address: Address, limits: &Limits, metrics: Arc<Metrics>) -> Self {
+        // Shut until the publisher has connected, so that a call fails immediately instead of
+        // waiting for a server that may not be there.
         let away = Some("not connected yet".into());
         Self {
             address,
@@ -173,6 +175,8 @@ impl CommandQueue {
         let reason: Arc<str> = reason.into();
         let items = {
             let mut state = self.state.lock();
+            // Under the lock in which `send` looks at it, so nothing can be queued after the items
+            // are taken.
             state.away = Some(reason.clone());
             state.bytes = 0;
             std::mem::take(&mut state.items)
@@ -274,6 +278,7 @@ impl CommandQueue {
             let _ = item.answer.send(answer);
         }
 
+        // After the answers were sent: the bus ends when its queues are idle, and would lose them.
         self.state.lock().under_way -= count;
         let metrics = &self.metrics.bus;
         metrics.sent(Sent::Answered, answered);

@@ -169,6 +169,7 @@ impl Greeting {
                 is_primary: false,
                 kind,
             }),
+            // A Sentinel leaves out its role. Anything else that has none is not Redis.
             None => (kind == Kind::Sentinel).then_some(Self {
                 is_primary: false,
                 kind,
@@ -184,6 +185,8 @@ impl RedisConnection {
         address: &Address,
         purpose: &str,
     ) -> Result<(Self, Greeting), Fault> {
+        // One deadline for connecting, TLS and the greeting: a server that accepts and then says
+        // nothing costs no more time than one that is not there.
         let connected = timeout(limits::BUS_CONNECT, async {
             let stream = open(connector, address)
                 .await
@@ -229,6 +232,7 @@ impl RedisConnection {
         (user, password): (&Option<String>, &Option<Secret>),
         name: &str,
     ) -> Result<Reply, Fault> {
+        // A server with a password refuses HELLO as well until it is given, so AUTH is part of it.
         let mut words: Vec<&[u8]> = vec![b"HELLO", b"3"];
         if let Some(password) = password {
             let user = user.as_deref().unwrap_or("default");
@@ -255,6 +259,7 @@ impl RedisConnection {
                     return Err(Fault::Refused(self.address.clone(), text));
                 }
                 Ok(Some(Frame::Reply(reply))) => return Ok(reply),
+                // A push may come before the answer.
                 Ok(Some(_)) => {}
                 Ok(None) => {
                     self.input.reserve(4096);

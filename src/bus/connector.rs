@@ -29,7 +29,7 @@ use crate::{
 #[derive(Debug, thiserror::Error)]
 pub enum RedisSetupError {
     /// There is no address.
-    #[error("there is no address of Redis; give --redis or FANFARE_REDIS")]
+    #[error("the address of Redis is missing; give --redis or FANFARE_REDIS")]
     NoServer,
     /// A file of certificates or of a key is not one.
     #[error("{}: {reason}", file.display())]
@@ -120,9 +120,9 @@ impl Connector {
 
     /// A pool of connections for commands to `address`. It connects when asked to.
     ///
-    /// Answers have no deadline of the connection's own: their callers have one from the call on. `told` gets a
+    /// Answers have no deadline of the connection's own: their callers have one from the call on. `ended` gets a
     /// message when a connection ends.
-    pub(super) fn pool(&self, address: &Address, told: mpsc::Sender<()>) -> Result<Pool, String> {
+    pub(super) fn pool(&self, address: &Address, ended: mpsc::Sender<()>) -> Result<Pool, String> {
         let (host, port) = (address.host.to_string(), address.port);
         let place = match &self.tls {
             None => ConnectionAddr::Tcp(host, port),
@@ -134,6 +134,7 @@ impl Connector {
             },
         };
 
+        // CLIENT SETINFO came with Redis 7.2, and the user may lack the right to it.
         let mut user = RedisConnectionInfo::default()
             .set_protocol(ProtocolVersion::RESP3)
             .set_skip_set_lib_name()
@@ -161,7 +162,7 @@ impl Connector {
             .set_push_sender(move |push: PushInfo| {
                 if push.kind == PushKind::Disconnection {
                     // One word of it is enough.
-                    let _ = told.try_send(());
+                    let _ = ended.try_send(());
                 }
                 Ok::<(), Infallible>(())
             })
@@ -216,12 +217,13 @@ fn roots(ca: Option<&PemFile>) -> Result<RootCertStore, RedisSetupError> {
     }
 
     let found = rustls_native_certs::load_native_certs();
+    // Many systems have a certificate that rustls cannot read, and the others are still good.
     roots.add_parsable_certificates(found.certs);
     if roots.is_empty() {
         let why = found
             .errors
             .first()
-            .map_or_else(|| "there are none".to_owned(), ToString::to_string);
+            .map_or_else(|| "none was found".to_owned(), ToString::to_string);
         return Err(RedisSetupError::NoRoots(why));
     }
 

@@ -54,6 +54,8 @@ pub(super) async fn run(cx: Arc<Context>) {
 
             let next =
                 Instant::now() + limits::BUS_TOPOLOGY_TROUBLE + some(limits::BUS_TOPOLOGY_TROUBLE);
+            // For a while after trouble was reported as well: a failover takes its time, and until
+            // then the servers that are asked still name the old primary.
             let is_calm = cx.health.is_up()
                 && recheck.is_none_or(|recheck| recheck.elapsed() > limits::BUS_TOPOLOGY_DOUBT);
             tokio::select! {
@@ -100,6 +102,8 @@ fn apply(cx: &Arc<Context>, peers: &mut BTreeMap<Address, Peer>, topology: Topol
         match peers.get_mut(&address) {
             Some(peer) if peer.partitions == partitions => {}
             Some(peer) => {
+                // This aborts the old subscriber. It may end after the new one has attached, and
+                // then detaches nothing: its generation no longer serves the partitions.
                 peer.subscriber = subscribe(cx, &address, &partitions, &peer.queue);
                 peer.partitions = partitions;
             }
@@ -138,6 +142,7 @@ fn apply(cx: &Arc<Context>, peers: &mut BTreeMap<Address, Peer>, topology: Topol
 
     drop(routes);
     for (address, peer) in gone {
+        // The tasks first: a publisher that is still connecting would open the queue again.
         drop((peer.publisher, peer.subscriber));
         peer.queue.shut("another Redis server has taken over");
         cx.health.forget(&address);

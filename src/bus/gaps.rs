@@ -81,7 +81,7 @@ pub(crate) struct Gaps {
 struct State {
     /// The number of the last gap.
     last: u64,
-    /// By partition, the number of the last gap that concerned all of it.
+    /// The number of the last gap that concerned all of a partition, by partition.
     partitions: Box<[u64]>,
     /// The number of the last gap of each topic that had one of its own.
     topics: AHashMap<Topic, u64>,
@@ -109,6 +109,8 @@ impl Missed {
     }
 
     fn holds(&self, names: &Names, topic: &Topic) -> bool {
+        // Except over Redis Cluster, one server serves all partitions, so no topic needs to be
+        // hashed.
         let is_whole = self.partitions.len() == usize::from(names.partitions());
         is_whole
             || self.topics.contains(topic)
@@ -278,6 +280,8 @@ impl Drop for Gap<'_> {
     fn drop(&mut self) {
         let mut state = self.gaps.state.lock();
         state.taken = Arc::default();
+        // Under the lock, as when it is set: otherwise a gap that is noted now could be closed with
+        // this one.
         self.gaps.is_open.store(!state.noted.is_empty(), SeqCst);
     }
 }

@@ -111,7 +111,7 @@ impl HealthTracker {
             .get(&part)
             .is_none_or(|known| **known != *reason);
         let went_down = state.faults.is_empty();
-        let is_told = state.faults.values().any(|known| **known == *reason);
+        let is_logged = state.faults.values().any(|known| **known == *reason);
         if is_news {
             state.faults.insert(part, reason.into());
         }
@@ -129,7 +129,7 @@ impl HealthTracker {
                 reason,
                 "Redis, or a part of it, is out of reach: what is served there reaches no other node until it is back, which is tried all the time"
             );
-        } else if is_news && is_wrong && !was_up && !is_told {
+        } else if is_news && is_wrong && !was_up && !is_logged {
             // Someone who has just set it up wants to know every obstacle, each once.
             tracing::warn!(reason, "Redis is not in reach yet");
         } else if is_news {

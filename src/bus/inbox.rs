@@ -82,6 +82,7 @@ impl Inbox {
             }
             {
                 let mut queue = self.shared.queue.lock();
+                // What was taken out no longer counts against the bounds, so it is little.
                 let count = queue.incoming.len().min(limits::BUS_INBOX_BATCH);
                 self.batch.extend(queue.incoming.drain(..count));
                 let bytes = self.batch.iter().map(|it| it.payload.len()).sum::<usize>();
@@ -100,7 +101,7 @@ impl Inbox {
 }
 
 impl Sender {
-    /// Hands a message on, if there is room. To be called by one thread alone. Returns whether the reader may sleep: it is to be
+    /// Hands a message on, if there is room. Only one thread may call this. Returns whether the reader may sleep: it is to be
     /// woken, once for several messages, since it is on another thread.
     #[must_use]
     pub(super) fn push(&self, topic: Topic, payload: Bytes) -> bool {

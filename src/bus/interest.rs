@@ -182,6 +182,7 @@ impl Interest {
     /// all of it has come, except for what [`Gaps`](super::Gaps) notes.
     pub(crate) fn subscription(&self, topic: &Topic) -> Option<u64> {
         let stripe = self.stripe(topic).lock();
+        // What the last connection confirmed is worth nothing once it has ended.
         stripe.server.as_ref()?;
         let state = stripe.topics.get(topic)?;
         state.is_confirmed().then_some(state.subscription)
@@ -207,7 +208,7 @@ impl Interest {
                     return Ok(());
                 }
 
-                // Made under the lock, so that no confirmation comes before it.
+                // It is made under the lock, so that no confirmation comes before it.
                 state
                     .waiting
                     .get_or_insert_default()
@@ -309,6 +310,8 @@ impl Interest {
 
         *waiting -= 1;
         if state.is_confirmed() {
+            // A new number even if the topic was subscribed to before: what was published between
+            // the two did not come here.
             stripe.subscriptions += 1;
             state.subscription = stripe.subscriptions;
             state.wake();

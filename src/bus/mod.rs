@@ -261,6 +261,8 @@ impl Bus {
         std::thread::Builder::new()
             .name("fanfare-bus".to_owned())
             .spawn(move || {
+                // It is dropped last, and also if the runtime panics: everyone who waits gets an
+                // answer then.
                 let _ending = ending;
                 runtime.block_on(run);
                 // Commands that are under way are answered by that.
@@ -278,7 +280,7 @@ impl Bus {
     }
 
     /// Publishes. Resolves with the number of subscribers of this Redis server when it has answered, within
-    /// `limits.redis_timeout` of the call. Never repeated.
+    /// `limits.redis_timeout` of the call. It is never repeated.
     ///
     /// What one node publishes, runs and commands reaches a Redis server in the order of the calls, whether and whenever the
     /// futures are polled; one that is dropped takes nothing back.

@@ -24,7 +24,7 @@ pub(crate) enum Topic {
     User(AppId, SmolStr),
     /// Every node that has a member of the channel.
     Channel(AppId, SmolStr),
-    /// Every node where someone hears of who is in the channel. In one partition with the channel.
+    /// Every node where someone hears of who is in the channel. It is in one partition with the channel.
     Watch(AppId, SmolStr),
     /// Messages of programs that act straight through Redis. Its name is part of what is documented, and the same on Redis
     /// Cluster: `fanfare:<namespace>:<app>:dispatch`. Programs use plain PUBLISH, on any node of a cluster.
@@ -78,6 +78,8 @@ impl Names {
     /// The partition of `topic`. The same on every node, whatever apps it has.
     pub(super) fn partition(&self, topic: &Topic) -> u16 {
         let hash = match topic {
+            // It is a partition of its own: programs publish to its channel by a name without a
+            // tag, so on Redis Cluster the app's name decides about the slot.
             Topic::Dispatch(app) => return slot::PARTITIONS + app.0,
             Topic::Nodes => hash(&[b"n"]),
             Topic::Node(node) => hash(&[b"i", &node.0.to_be_bytes()]),
@@ -151,6 +153,8 @@ impl Names {
             let app = partition.checked_sub(slot::PARTITIONS);
             let _ = match app {
                 None => write!(text, "{{{}}}:", slot::tag(partition)),
+                // The channel that programs publish to is the tag, so that its keys are in the slot
+                // of the channel.
                 Some(app) => {
                     write!(
                         text,

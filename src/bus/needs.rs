@@ -122,6 +122,7 @@ pub(super) fn lacking(replies: &[Value]) -> Vec<String> {
     }
 
     let mut lacks = Vec::new();
+    // A server without flags takes `#!lua` for code, which does not compile.
     if error(flagged).contains("compil") {
         lacks.push("flags of scripts (#!lua flags=…)".to_owned());
     }
@@ -133,7 +134,7 @@ pub(super) fn lacking(replies: &[Value]) -> Vec<String> {
 }
 
 /// The sentence for people who have such a server.
-pub(super) async fn told(
+pub(super) async fn sentence(
     address: &Address,
     lacks: &[String],
     connection: &mut MultiplexedConnection,

@@ -85,6 +85,8 @@ impl Primaries {
         connection: &MultiplexedConnection,
         items: &[QueuedCommand],
     ) -> Result<(), String> {
+        // Slots may have moved away and back in the meantime, so that another primary has written
+        // to their keys. Every partition is noted again before its next script.
         if self.recheck.swap(false, Ordering::Relaxed) {
             self.noted.fill(false);
         }
@@ -140,6 +142,7 @@ impl Primaries {
         let replies = replies.map_err(|_| format!("Redis at {address} has stopped answering"))?;
         let broken =
             |error: RedisError| format!("the connection to Redis at {address} broke: {error}");
+        // The first reply is the one to SCRIPT LOAD.
         for (place, reply) in places
             .into_iter()
             .zip(replies.map_err(broken)?.into_iter().skip(1))

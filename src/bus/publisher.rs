@@ -44,9 +44,9 @@ type Replies = Result<Vec<Value>, RedisError>;
 pub(super) async fn run(queue: Arc<CommandQueue>, cx: Arc<Context>) {
     let part = Component::Publisher(queue.address.clone());
     let mut backoff = Backoff::default();
-    let (told, mut pushed) = mpsc::channel(1);
+    let (ended, mut pushed) = mpsc::channel(1);
 
-    let pool = match cx.connector.pool(&queue.address, told) {
+    let pool = match cx.connector.pool(&queue.address, ended) {
         Ok(pool) => pool,
         Err(reason) => {
             queue.shut(&reason);
@@ -124,7 +124,7 @@ async fn connect(
                 let begun = if lacks.is_empty() {
                     primaries.begin(cx, address, connection.clone()).await
                 } else {
-                    Err(needs::told(address, &lacks, &mut connection).await)
+                    Err(needs::sentence(address, &lacks, &mut connection).await)
                 };
                 match begun {
                     Ok(()) => return Ok(connection),
@@ -175,6 +175,8 @@ async fn serve(
     cx: &Arc<Context>,
     (pushed, primaries): (&mut mpsc::Receiver<()>, &mut Primaries),
 ) -> String {
+    // For this connection alone: what is still under way on the last one ends by its deadline, and
+    // delays nothing here.
     let permits = Arc::new(Semaphore::new(limits::BUS_PIPELINES));
     let (broken, mut is_broken) = mpsc::channel(1);
     let strikes = Arc::new(AtomicU32::new(0));
@@ -187,6 +189,8 @@ async fn serve(
     loop {
         let Some(deadline) = queue.next_deadline() else {
             tokio::select! {
+                // Endings go first: a command that is taken out for a dead connection may have
+                // happened, one that stays in the queue certainly has not.
                 biased;
                 Some(reason) = is_broken.recv() => return reason,
                 Some(()) = pushed.recv() => return ended(),
@@ -282,6 +286,8 @@ impl InFlightBatch {
         tokio::spawn(async move {
             let replies = timeout_at(deadline, query).await.ok();
             in_flight.end(items, &places, replies);
+            // After `end`, which may put items back: the one that holds all permits next has to see
+            // them in the queue.
             drop(permit);
         });
     }
@@ -370,6 +376,7 @@ impl InFlightBatch {
             let reply = match (reply, place.run) {
                 (None, _) => Value::Nil,
                 (Some(reply), None) => std::mem::take(reply),
+                // The batch was refused as a whole, and all its calls share this reply.
                 (Some(Value::ServerError(error)), Some(_)) => Value::ServerError(error.clone()),
                 (Some(reply), Some(run)) => {
                     let answer = batch::answer(reply, run);

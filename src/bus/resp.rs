@@ -66,7 +66,7 @@ impl Reply {
 pub(super) struct Malformed(&'static str);
 
 enum Stop {
-    /// At least so many bytes lack.
+    /// At least so many bytes are missing.
     Short(usize),
     Malformed(&'static str),
 }
@@ -279,6 +279,7 @@ impl Cursor<'_> {
             return Ok(Reply::Null);
         }
         let count = self.count()? * if matches!(kind, b'%' | b'|') { 2 } else { 1 };
+        // Nothing is reserved: the count is only a claim until the elements have come.
         let mut elements = Vec::new();
         for _ in 0..count {
             elements.push(self.value(depth + 1)?);
@@ -308,6 +309,7 @@ impl Cursor<'_> {
         };
 
         let len = len.ok_or(Stop::Malformed("a text has no length that is allowed"))?;
+        // `len` is bounded, so no sum here overflows.
         let text = self.at..self.at + len;
         match self.bytes.get(text.end..text.end + 2) {
             Some(b"\r\n") => {}
@@ -323,6 +325,8 @@ impl Cursor<'_> {
     fn line(&mut self) -> Parsed<Range<usize>> {
         let start = self.at + 1;
         let rest = &self.bytes[start..];
+        // A line that has not ended is searched from its start after each read, so its length is
+        // bounded.
         let Some(len) = rest
             .iter()
             .take(limits::BUS_READ_BYTES)
@@ -372,7 +376,7 @@ impl Cursor<'_> {
         }
 
         if digits == 0 {
-            return Err(Stop::Malformed("there is no number where one belongs"));
+            return Err(Stop::Malformed("a number is missing"));
         }
 
         self.line_end()?;

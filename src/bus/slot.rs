@@ -39,6 +39,7 @@ pub(super) fn of(name: &[u8]) -> u16 {
         let rest = &name[open + 1..];
         rest.iter()
             .position(|byte| *byte == b'}')
+            // Redis takes empty braces as part of the name.
             .filter(|close| *close > 0)
             .map(|close| &rest[..close])
     });
@@ -61,7 +62,7 @@ mod tests {
     #[test]
     fn slots_are_those_of_redis() {
         assert_eq!(crc16(b"123456789"), 0x31c3);
-        // From CLUSTER KEYSLOT.
+        // These are what CLUSTER KEYSLOT says.
         assert_eq!(of(b"foo"), 12_182);
         assert_eq!(of(b"{foo}.bar"), 12_182);
         assert_eq!(of(b"a{}{foo}"), crc16(b"a{}{foo}") % SLOTS);

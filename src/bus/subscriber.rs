@@ -322,8 +322,10 @@ impl<'a> Session<'a> {
     fn on_frame(&mut self, frame: Frame) -> Result<(), Fault> {
         let address = || self.assignment.address.clone();
         let (channel, change) = match frame {
+            // An error does not name its command, so it may mean any of the subscriptions.
             Frame::Reply(Reply::Error(text)) => return Err(Fault::Refused(address(), text)),
             Frame::Reply(reply) => {
+                // This connection asks nothing but HELLO, so the reply is to the oldest of these.
                 self.asked.pop_front();
                 let greeting = Greeting::read(&reply).ok_or_else(|| Fault::Strange(address()))?;
                 return super::topology::is_fit(
@@ -348,6 +350,7 @@ impl<'a> Session<'a> {
             };
         }
 
+        // Only the canary's channel belongs to no topic, and nothing here unsubscribes from it.
         if change == Change::Unsubscribe {
             return Err(Fault::Moved(address()));
         }

@@ -99,7 +99,7 @@ pub(super) async fn discover(cx: &Arc<Context>, known: &Topology) -> Result<Topo
     }
 }
 
-/// One by chance.
+/// Returns one of them by chance.
 fn one_of<'a>(all: impl Iterator<Item = &'a Address>) -> Option<&'a Address> {
     let all = all.collect::<Vec<_>>();
     let at = uuid::Uuid::new_v4().as_u128() as usize % all.len().max(1);
@@ -143,7 +143,7 @@ async fn primary_by_sentinels(cx: &Arc<Context>) -> Result<Address, Fault> {
 /// The primary as one Sentinel knows it. The one of the newest election is the greatest.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Elected {
-    /// Of its election.
+    /// The number of its election.
     epoch: u64,
     primary: Address,
 }
@@ -252,6 +252,8 @@ async fn next<T: 'static>(
     let patience = if has_one {
         OTHERS
     } else {
+        // This is longer than a question takes at most, so that it ends with an error of its own,
+        // which says more.
         limits::BUS_CONNECT * 2
     };
 
@@ -320,6 +322,7 @@ fn read_slots(names: &Names, asked: &Address, slots: &Reply) -> Result<Topology,
         let host = match host.text() {
             // Then it is the one that was asked.
             None | Some("") => &*asked.host,
+            // Redis writes this for a node without a host name if it is to give names.
             Some("?") => return None,
             Some(host) => host,
         };

@@ -45,7 +45,7 @@ impl Check {
 
 fn summary(config: &Config, file: Option<&Path>) -> String {
     let read = file.map_or_else(
-        || "flags and variables (there is no file)".to_owned(),
+        || "flags and variables (without a file)".to_owned(),
         |file| format!("{}, flags and variables", file.display()),
     );
     let mut text = format!(
@@ -116,15 +116,15 @@ fn add_app(text: &mut String, config: &Config, name: &str, app: &AppConfig) {
     }
 
     for rule in &app.channels {
-        let (kept, presence) = (rule.history_size, rule.presence.name());
+        let (size, presence) = (rule.history_size, rule.presence.name());
         line(
             "channels",
-            format!("{} (history {kept}, presence {presence})", rule.pattern),
+            format!("{} (history {size}, presence {presence})", rule.pattern),
         );
     }
 
-    if let Some(kept) = &app.user_events {
-        line("user events", format!("{} each", kept.size));
+    if let Some(events) = &app.user_events {
+        line("user events", format!("{} each", events.size));
     }
 
     for path in &app.index {

@@ -31,14 +31,14 @@ pub(super) fn load(args: &ServeArgs) -> Result<(Config, Vec<String>), Failure> {
     for error in app::problems(&loaded.config) {
         let key = setting(&loaded.config, &error);
         // The rules have said the same of these already.
-        let is_told = match &error {
+        let is_known = match &error {
             SetupError::TokenKey { error, .. } => matches!(error, TokenKeyError::Short(_)),
             SetupError::Index { .. } => true,
             _ => false,
         };
 
         // Other settings may look wrong only for what has been left out.
-        if can_be_read || (key.is_some() && !is_told) {
+        if can_be_read || (key.is_some() && !is_known) {
             let problem = loaded.problem(&key.unwrap_or_default(), error.to_string());
             loaded.problems.push(problem);
         }

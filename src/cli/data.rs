@@ -57,6 +57,7 @@ impl Data {
                 Ok(())
             }
             Action::Dump(Directory { path }) => {
+                // Locked and buffered as a whole: a dump may have millions of lines.
                 let mut out = BufWriter::new(io::stdout().lock());
                 tools::dump(&path, &mut out).map_err(|error| failed(&error))?;
                 out.flush().map_err(|error| failed(&error))

@@ -68,10 +68,10 @@ struct Body<'a> {
 /// To whom an event goes: the fields that differ from call to call.
 #[derive(Serialize)]
 pub(super) struct Whom<'a> {
-    /// Of `publish`.
+    /// The target of `publish`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) users: Option<Vec<&'a str>>,
-    /// Of `send`.
+    /// The target of `send`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) channel: Option<&'a str>,
     #[serde(flatten)]

@@ -77,6 +77,7 @@ pub(super) fn data(text: &str) -> Result<Data, String> {
     }
     match value(text) {
         Ok(json) => Ok(Data::Given(json)),
+        // This is what `value` says of a bare word, which was more likely meant as text.
         Err(error) if error.contains("Put a string in quotes") => {
             Err(format!("{error}, or give it as --text {}", quoted(text)))
         }

@@ -26,7 +26,7 @@ const REFUSED: Duration = Duration::from_millis(10);
 thread_local! {
     /// Whether this thread is reporting how many lines were dropped, for which there is always
     /// room.
-    static IS_TELLING: Cell<bool> = const { Cell::new(false) };
+    static IS_REPORTING: Cell<bool> = const { Cell::new(false) };
 }
 
 /// The queue. It is filled from the start; nothing is written before [`LogLines::write_to`].
@@ -47,7 +47,7 @@ struct State {
     /// Lines dropped since the start.
     dropped: u64,
     /// Those of them that no line has mentioned.
-    untold: u64,
+    unmentioned: u64,
     /// Whether the writer is to end when nothing waits.
     is_over: bool,
     has_ended: bool,
@@ -57,7 +57,7 @@ impl LogLines {
     /// Appends one line, or drops it. Never waits for the reader.
     fn push(&self, line: &[u8]) {
         let mut state = self.state.lock();
-        if state.waiting.len() + line.len() > LOG_BYTES && !IS_TELLING.get() {
+        if state.waiting.len() + line.len() > LOG_BYTES && !IS_REPORTING.get() {
             self.drop_lines(&mut state, 1);
             return;
         }
@@ -68,7 +68,7 @@ impl LogLines {
 
     fn drop_lines(&self, state: &mut State, lines: u64) {
         state.dropped += lines;
-        state.untold += lines;
+        state.unmentioned += lines;
         if let Some(counter) = self.counter.get() {
             counter.inc_by(lines);
         }
@@ -84,7 +84,7 @@ impl LogLines {
         }
     }
 
-    /// Starts the thread that writes to `stream`. It calls `tell` with the number of lines that were dropped, after
+    /// Starts the thread that writes to `stream`. It calls `report` with the number of lines that were dropped, after
     /// what was before them is written.
     ///
     /// # Errors
@@ -92,22 +92,22 @@ impl LogLines {
     pub(super) fn write_to(
         self: &Arc<Self>,
         stream: impl AsFd + Send + 'static,
-        tell: impl Fn(u64) + Send + 'static,
+        report: impl Fn(u64) + Send + 'static,
     ) -> io::Result<()> {
         let lines = self.clone();
         thread::Builder::new()
             .name("fanfare-log".to_owned())
-            .spawn(move || lines.work(&stream, &tell))
+            .spawn(move || lines.work(&stream, &report))
             .map(drop)
     }
 
-    fn work(&self, stream: &impl AsFd, tell: &impl Fn(u64)) {
+    fn work(&self, stream: &impl AsFd, report: &impl Fn(u64)) {
         while let Some(bytes) = self.next() {
             // Without the lock: the server's threads append while the reader is slow.
             let lost = write(stream, &bytes);
             let mut state = self.state.lock();
-            let untold = if lost == 0 {
-                mem::take(&mut state.untold)
+            let unmentioned = if lost == 0 {
+                mem::take(&mut state.unmentioned)
             } else {
                 // A reader that is gone for good is not notified of it again and again.
                 self.drop_lines(&mut state, lost);
@@ -115,10 +115,10 @@ impl LogLines {
             };
 
             drop(state);
-            if untold > 0 {
-                IS_TELLING.set(true);
-                tell(untold);
-                IS_TELLING.set(false);
+            if unmentioned > 0 {
+                IS_REPORTING.set(true);
+                report(unmentioned);
+                IS_REPORTING.set(false);
             }
         }
 
@@ -194,6 +194,7 @@ fn write(stream: &impl AsFd, mut bytes: &[u8]) -> u64 {
             Err(_) => break,
         }
     }
+    // One that was written in part counts as well: its reader cannot use it.
     bytes.split(|byte| *byte == b'\n').skip(1).count() as u64
 }
 
@@ -213,7 +214,7 @@ mod tests {
         format!("{n:099}\n")
     }
 
-    fn told(lines: &Arc<LogLines>) -> impl Fn(u64) + Send + 'static {
+    fn mentioned(lines: &Arc<LogLines>) -> impl Fn(u64) + Send + 'static {
         let lines = lines.clone();
         move |count| lines.push(format!("dropped {count}\n").as_bytes())
     }
@@ -224,7 +225,7 @@ mod tests {
         const PIPE: usize = 64 * 1024;
         let lines = Arc::new(LogLines::default());
         let (mut reader, writer) = pipe();
-        lines.write_to(writer, told(&lines)).unwrap();
+        lines.write_to(writer, mentioned(&lines)).unwrap();
         for n in 0..MANY {
             lines.push(line(n).as_bytes());
         }
@@ -245,17 +246,17 @@ mod tests {
             reader.read_to_string(&mut text).map(|_| text)
         });
         // Longer than this test waits for a reader that is there.
-        while counter.get() as usize == dropped && lines.state.lock().untold > 0 {
+        while counter.get() as usize == dropped && lines.state.lock().unmentioned > 0 {
             thread::sleep(Duration::from_millis(1));
         }
         lines.push(b"after\n");
         lines.finish();
         let text = reading.join().unwrap().unwrap();
         let said: Vec<&str> = text.lines().collect();
-        let kept = MANY - dropped;
-        assert_eq!(said.len(), kept + 2);
+        let written = MANY - dropped;
+        assert_eq!(said.len(), written + 2);
         // Whatever the writer took while the queue was full made room for later ones.
-        let numbers: Vec<usize> = said[..kept]
+        let numbers: Vec<usize> = said[..written]
             .iter()
             .map(|said| said.parse().unwrap())
             .collect();
@@ -263,7 +264,7 @@ mod tests {
         for (n, said) in numbers.iter().zip(&said) {
             assert_eq!(*said, line(*n).trim_end(), "whole");
         }
-        assert_eq!(said[kept..], [&*format!("dropped {dropped}"), "after"]);
+        assert_eq!(said[written..], [&*format!("dropped {dropped}"), "after"]);
     }
 
     #[test]
@@ -271,7 +272,7 @@ mod tests {
         let lines = Arc::new(LogLines::default());
         (&*lines).write_all(b"first\n").unwrap();
         let (mut reader, writer) = pipe();
-        lines.write_to(writer, told(&lines)).unwrap();
+        lines.write_to(writer, mentioned(&lines)).unwrap();
         (&*lines).write_all(b"second\n").unwrap();
         lines.finish();
         let mut text = String::new();
@@ -283,7 +284,7 @@ mod tests {
     fn the_end_does_not_wait_for_a_reader_that_is_stuck() {
         let lines = Arc::new(LogLines::default());
         let (_reader, writer) = pipe();
-        lines.write_to(writer, told(&lines)).unwrap();
+        lines.write_to(writer, mentioned(&lines)).unwrap();
         for n in 0..10_000 {
             lines.push(line(n).as_bytes());
         }
@@ -298,7 +299,7 @@ mod tests {
         drop(reader);
         lines.push(b"one\n");
         lines.push(b"two\n");
-        lines.write_to(writer, told(&lines)).unwrap();
+        lines.write_to(writer, mentioned(&lines)).unwrap();
         lines.finish();
         let state = lines.state.lock();
         assert!(state.has_ended && state.waiting.is_empty(), "{state:?}");

@@ -100,7 +100,7 @@ fn log_panic(info: &PanicHookInfo<'_>) {
     let thread = thread::current();
     let thread = thread.name().unwrap_or("unnamed");
     let location = info.location().map(ToString::to_string);
-    // Only where RUST_BACKTRACE asks for it.
+    // It is captured only where RUST_BACKTRACE asks for it.
     let backtrace = Backtrace::capture();
     let backtrace =
         (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());

@@ -59,7 +59,7 @@ impl Man {
                     None => format!("the commands are {}", names.join(", ")),
                 };
                 return Err(Failure::Usage(format!(
-                    "there is no command \"{name}\"; {hint}"
+                    "unknown command \"{name}\"; {hint}"
                 )));
             };
 

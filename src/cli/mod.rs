@@ -182,6 +182,7 @@ fn with_tip(mut error: clap::Error) -> clap::Error {
         text(ContextKind::InvalidArg),
         text(ContextKind::InvalidValue),
     );
+    // clap says in no other way that the flag came before any command.
     let is_for_command = matches!(
         error.get(ContextKind::Usage),
         Some(ContextValue::StyledStr(usage)) if usage.to_string().contains("<COMMAND>")

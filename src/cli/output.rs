@@ -37,7 +37,7 @@ pub(super) fn in_time(print: impl FnOnce() + Send + 'static) {
         .name("fanfare-print".to_owned())
         .spawn(move || {
             print();
-            // Fails where nobody waits any longer.
+            // It fails where nobody waits by now.
             let _ = done.send(());
         });
     if printing.is_ok() {

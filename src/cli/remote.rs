@@ -28,7 +28,7 @@ const ANSWER_BYTES: usize = 16 * 1024 * 1024;
 
 const AGENT: &str = concat!("fanfare/", env!("CARGO_PKG_VERSION"));
 
-/// Under which the help shows what names the server.
+/// The heading under which the help shows the flags that name the server.
 const HEADING: &str = "Server";
 
 /// Which server to talk to.
@@ -196,7 +196,7 @@ impl Remote {
         self.post_once(path, body, None).await
     }
 
-    /// As [`Remote::post`]. With an `Idempotency-Key`, a call that is repeated is carried out once.
+    /// Posts `body` as [`Remote::post`] does. With an `Idempotency-Key`, a call that is repeated is carried out once.
     ///
     /// # Errors
     /// [`RequestError`].
@@ -323,6 +323,7 @@ impl Remote {
                 document,
                 ..refusal
             })),
+            // Many servers that want TLS answer plain HTTP with 400 and a page of their own.
             Err(_) if status == StatusCode::BAD_REQUEST && self.wants_tls().await => {
                 RequestError::Tls(self.address.clone())
             }

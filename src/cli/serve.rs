@@ -93,8 +93,8 @@ async fn until_signal(
 
     if let Ok(server) = &started {
         logging.count_in(server.inner.node.metrics.log_lines_dropped.clone());
-        // Before the first line of the log, which begins with what the server says of itself. A closed stdout is no reason
-        // not to serve.
+        // This comes before the first line of the log, which begins with what the server says of
+        // itself. A closed stdout is no reason not to serve.
         let welcome = welcome(&config, server);
         output::in_time(move || drop(output::print(&welcome)));
     }

@@ -112,6 +112,8 @@ impl SteerArgs {
         shown: impl FnOnce(&Done) -> String,
         variables: &Variables,
     ) -> Result<(), Failure> {
+        // The API takes a call without a target for everyone. Here the target was more likely
+        // forgotten.
         if self.target.is_everyone() {
             let hint = "name the connections with --user, --channel, --connection or --filter";
             return Err(Failure::Usage(format!(

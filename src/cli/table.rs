@@ -77,6 +77,7 @@ fn cut(text: &str, width: usize) -> String {
     if text_width(text) <= width {
         return text.to_owned();
     }
+    // One column is for the ellipsis.
     let mut room = width - 1;
     let fits = |c: &char| {
         let fits = columns(*c) <= room;

@@ -133,6 +133,7 @@ impl Token {
 /// What to say of a token that is good for less time than was asked for.
 fn shortened(asked: Option<Duration>, granted: Option<u64>) -> Option<String> {
     let (asked, granted) = (asked?, Duration::from_secs(granted?));
+    // A token counts whole seconds, so a fraction that was asked for is no loss.
     let whole = Duration::from_secs(asked.as_secs());
     (granted < whole).then(|| {
         let (asked, granted) = (

@@ -150,7 +150,7 @@ pub enum BadKey {
         /// Its length.
         len: usize,
     },
-    /// None, or several, of settings that exclude each other.
+    /// The settings exclude each other, and none of them is set, or several are.
     #[error("{0} needs exactly one of {1}")]
     OneOf(String, &'static str),
     /// The hash cannot be read.
@@ -196,6 +196,7 @@ impl TryFrom<ApiKeyFile> for ApiKeyConfig {
             (Some(key), None, None) => Self::from_plain(&file.name, key, scopes),
             (None, Some(path), None) => Ok(Self {
                 name: file.name,
+                // No key has this hash: until its file is read, the entry lets nobody in.
                 hash: KeyHash::NONE,
                 scopes,
                 key_file: Some(path),
@@ -306,6 +307,8 @@ impl TryFrom<TokenKeyFile> for TokenKeyConfig {
             }
         };
 
+        // A public key is known to everyone. Taken as the secret of HS256, it would let anyone
+        // sign.
         match (file.alg, &key) {
             (TokenAlgorithm::HS256, KeyMaterial::Secret(_) | KeyMaterial::SecretFile(_)) => {}
             (TokenAlgorithm::HS256, _) => {

@@ -189,7 +189,7 @@ pub(super) fn apply(
     problems: &mut Vec<Problem>,
 ) {
     let mut args = args.clone();
-    // First, so that a secret counts the same wherever it comes from.
+    // This comes first, so that a secret counts the same wherever it comes from.
     read_files(&mut args, prefix, problems);
     apply_redis(&args, prefix, &mut config.redis, problems);
     apply_to_server(args.clone(), prefix, config, problems);
@@ -291,8 +291,8 @@ fn apply_to_default_app(
     }
 
     if let Some(store) = args.store_user_events {
-        let kept = &mut app.get_or_insert_default().user_events;
-        *kept = store.then(|| kept.unwrap_or_default());
+        let events = &mut app.get_or_insert_default().user_events;
+        *events = store.then(|| events.unwrap_or_default());
     }
 }
 

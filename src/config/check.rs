@@ -55,6 +55,7 @@ impl Config {
             return;
         }
 
+        // In its canonical form, since `::ffff:127.0.0.1` is loopback too.
         let admin = self
             .admin_listen
             .filter(|address| !address.ip().to_canonical().is_loopback());
@@ -65,7 +66,7 @@ impl Config {
         for (name, address) in exposed {
             if let Some(address) = address {
                 problems.pair(name, format!(
-                    "{name} = \"{address}\" is not loopback, and there is no API key; set --api-key \
+                    "{name} = \"{address}\" is not loopback, but no API key is set; set --api-key \
                      or FANFARE_API_KEY"
                 ));
             }

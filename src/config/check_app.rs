@@ -44,8 +44,8 @@ pub(super) fn check_app(name: &str, app: &AppConfig, problems: &mut Problems) {
     }
 
     check_channels(name, &app.channels, problems);
-    if let Some(kept) = &app.user_events {
-        check_user_events(name, kept, problems);
+    if let Some(events) = &app.user_events {
+        check_user_events(name, events, problems);
     }
 
     if app.max_stored_bytes == Some(0) {
@@ -73,6 +73,7 @@ fn check_origins(place: &str, setting: &str, origins: Option<&[String]>, problem
 fn check_channels(name: &str, channels: &[ChannelRule], problems: &mut Problems) {
     let mut patterns = BTreeSet::new();
     for (n, rule) in channels.iter().enumerate() {
+        // Every field is named, so that a new one cannot be forgotten here.
         let ChannelRule {
             pattern,
             history_size,
@@ -135,8 +136,8 @@ fn check_channels(name: &str, channels: &[ChannelRule], problems: &mut Problems)
     }
 }
 
-fn check_user_events(name: &str, kept: &UserEvents, problems: &mut Problems) {
-    let UserEvents { size, bytes, ttl } = kept;
+fn check_user_events(name: &str, events: &UserEvents, problems: &mut Problems) {
+    let UserEvents { size, bytes, ttl } = events;
     let place = format!("app \"{name}\": user_events");
     let setting = |key: &str| format!("apps.{name}.user_events.{key}");
 

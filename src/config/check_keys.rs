@@ -35,8 +35,8 @@ impl Config {
             {
                 let setting = setting(&format!("client_keys[{n}].client_auth"));
                 problems.needing(setting, needs.clone(), format!(
-                    "app \"{name}\", client key \"{}\": client_auth is \"{}\", and there is no key to verify tokens \
-                     with; set [[apps.{name}.tokens]] or jwks_url, or client_auth = \"off\" for the key too",
+                    "app \"{name}\", client key \"{}\": client_auth is \"{}\", but no key is set that verifies \
+                     tokens; set [[apps.{name}.tokens]] or jwks_url, or client_auth = \"off\" for the key too",
                     key.name,
                     client_auth.name()
                 ));
@@ -47,14 +47,14 @@ impl Config {
             Some(ClientAuth::Off) => return,
             Some(set) => {
                 let why = format!(
-                    "client_auth is \"{}\", and there is no key to verify tokens with",
+                    "client_auth is \"{}\", but no key is set that verifies tokens",
                     set.name()
                 );
                 (setting("client_auth"), why)
             }
             None => (
                 format!("apps.{name}"),
-                "there is no key to verify client tokens with".to_owned(),
+                "no key is set that verifies client tokens".to_owned(),
             ),
         };
 
@@ -172,6 +172,7 @@ pub(super) fn check_token_keys(name: &str, app: &AppConfig, problems: &mut Probl
         ));
     }
 
+    // Not for HS256: trying a shared secret costs so little that it is not bounded.
     for alg in [
         TokenAlgorithm::RS256,
         TokenAlgorithm::ES256,

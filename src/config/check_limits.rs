@@ -49,12 +49,12 @@ impl Config {
         let all = self.limits.history_bytes;
         for (name, app) in &self.apps {
             for (n, rule) in app.channels.iter().enumerate() {
-                let kept = rule.history_bytes;
-                if rule.history_size > 0 && kept > all {
+                let own = rule.history_bytes;
+                if rule.history_size > 0 && own > all {
                     problems.pair(
                         format!("apps.{name}.channels[{n}].history_bytes"),
                         format!(
-                            "app \"{name}\": channels \"{}\": history_bytes = {kept} is over limits.history_bytes = \
+                            "app \"{name}\": channels \"{}\": history_bytes = {own} is over limits.history_bytes = \
                              {all}, which bounds all histories together; lower the first or raise the second",
                             rule.pattern
                         ),
@@ -62,12 +62,12 @@ impl Config {
                 }
             }
 
-            let kept = app.user_events.as_ref().map_or(0, |events| events.bytes);
-            if kept > all {
+            let own = app.user_events.as_ref().map_or(0, |events| events.bytes);
+            if own > all {
                 problems.pair(
                     format!("apps.{name}.user_events.bytes"),
                     format!(
-                        "app \"{name}\": user_events.bytes = {kept} is over limits.history_bytes = {all}, which bounds \
+                        "app \"{name}\": user_events.bytes = {own} is over limits.history_bytes = {all}, which bounds \
                          all histories together; lower the first or raise the second"
                     ),
                 );
@@ -120,6 +120,7 @@ impl Config {
 }
 
 fn check_zeros(limits: &Limits, problems: &mut Problems) {
+    // In the form that the file has, so that a new bound is looked at without being named here.
     let table = toml::Table::try_from(limits).unwrap_or_default();
     for (name, value) in &table {
         let zero = value.as_integer() == Some(0) || value.as_str() == Some("0s");
@@ -194,6 +195,7 @@ fn check_sizes(limits: &Limits, problems: &mut Problems) {
         );
     }
 
+    // A zero has been reported already.
     if profile_bytes.saturating_add(AROUND_PROFILE) > message_bytes && message_bytes > 0 {
         problems.pair(
             "limits.profile_bytes",

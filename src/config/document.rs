@@ -1,8 +1,8 @@
 //! A TOML file, read as far as it can be: each mistake is noted and left out, so that all are reported together.
 //!
-//! Two passes. The first blanks the lines that are not TOML, until the rest is. The second reads that as a [`Config`];
-//! where serde refuses an entry, the entry is taken out and the rest is read again. So serde's types stay the only list
-//! of what there is, and each entry is judged on its own.
+//! There are two passes. The first blanks the lines that are not TOML, until the rest is. The second reads that as a
+//! [`Config`]; where serde refuses an entry, the entry is taken out and the rest is read again. So serde's types stay
+//! the only list of what there is, and each entry is judged on its own.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -153,13 +153,13 @@ impl Reader<'_> {
 
     /// Refuses a list in the place of a table: serde would take its items for the values of the first keys.
     fn refuse_lists(&mut self, table: &mut Spanned<DeTable<'_>>) {
-        let mut told = BTreeSet::new();
+        let mut noted = BTreeSet::new();
         while let Some(list) = list_for_table(table.get_ref()) {
             let Some(taken) = take_out(table.get_mut(), &list) else {
                 return;
             };
             // Of a list of tables, one after another is taken out.
-            if told.insert(taken.path.clone()) {
+            if noted.insert(taken.path.clone()) {
                 self.note(&taken, "invalid type: sequence, expected a table");
             }
             self.left_out.insert(taken.offset);
@@ -169,6 +169,8 @@ impl Reader<'_> {
 
     fn read_entries(&mut self, table: &mut Spanned<DeTable<'_>>) -> Config {
         loop {
+            // This takes a copy, since serde takes the table. This ends: each turn takes an entry
+            // out.
             let error = match Config::deserialize(toml::Deserializer::from(table.clone())) {
                 Ok(config) => return config,
                 Err(error) => error,
@@ -303,8 +305,8 @@ fn take_item(items: &mut DeArray<'_>, span: &Range<usize>) -> Option<Taken> {
 
     let at = items.iter().position(|item| item.span() == *span)?;
     let taken = Taken::of("", span.start, &items[at]);
-    let kept = items.iter().enumerate().filter(|(n, _)| *n != at);
-    *items = kept.map(|(_, item)| item.clone()).collect();
+    let rest = items.iter().enumerate().filter(|(n, _)| *n != at);
+    *items = rest.map(|(_, item)| item.clone()).collect();
 
     Some(taken)
 }

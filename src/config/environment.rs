@@ -39,7 +39,7 @@ pub fn environment() -> impl Iterator<Item = (String, String)> {
 /// What the environment says.
 #[derive(Debug)]
 pub(super) struct Variables {
-    /// As if given by flags.
+    /// They count as if they were given by flags.
     pub(super) args: ServeArgs,
     /// `PORT`, as it is written.
     pub(super) port: Option<String>,
@@ -54,6 +54,7 @@ pub(super) fn read(
     let flags: Vec<&str> = command
         .get_arguments()
         .filter_map(Arg::get_long)
+        // Each bound has a variable of its own, and its name is part of that.
         .filter(|flag| *flag != "limit")
         .collect();
 
@@ -84,7 +85,7 @@ pub(super) fn read(
                 value,
             });
         } else if let Some(flag) = flags.iter().find(|flag| named(PREFIX, flag) == variable) {
-            // Parsed by itself, so that a problem names its own variable.
+            // Each is parsed by itself, so that a problem names its own variable.
             let word = format!("--{flag}={value}");
             match command.clone().try_get_matches_from([&word]) {
                 Ok(_) => line.push(word),

@@ -158,7 +158,7 @@ fn unreadable(setting: &str, path: &Path, error: &io::Error) -> Problem {
 /// Why a file cannot be read.
 fn reason(error: &io::Error) -> String {
     match error.kind() {
-        io::ErrorKind::NotFound => "there is no such file".to_owned(),
+        io::ErrorKind::NotFound => "no such file".to_owned(),
         io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
         io::ErrorKind::IsADirectory => "it is a folder".to_owned(),
         _ => error.to_string(),
@@ -182,6 +182,7 @@ pub(super) fn read_secret(
     };
 
     match fs::read_to_string(path) {
+        // Only the line break goes that editors and `echo` add. Spaces may be part of the secret.
         Ok(text) => match text.trim_end_matches(['\n', '\r']) {
             "" => refuse("the file is empty; write the secret into it".to_owned()),
             secret => Some(secret.into()),

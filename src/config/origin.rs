@@ -74,6 +74,7 @@ impl<'a> OriginParts<'a> {
         };
 
         let number = |port: &str| {
+            // `parse` alone would take `+80`.
             let is_number = port.bytes().all(|byte| byte.is_ascii_digit());
             let number = port.parse().ok().filter(|_| is_number);
             number.ok_or_else(|| BadOrigin::Port(port.to_owned()))

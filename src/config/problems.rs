@@ -21,6 +21,8 @@ pub(super) struct FoundProblem {
 impl FoundProblem {
     /// Whether it is broken, whatever the settings at `left_out` would have been.
     pub(super) fn is_certain(&self, left_out: &[String]) -> bool {
+        // In both directions: a table that was left out has taken its settings along, and without
+        // one of its settings it may not be what it was meant to be.
         let depends = |need: &String| {
             let mut out = left_out.iter();
             out.any(|out| is_within(out, need) || is_within(need, out))

@@ -177,9 +177,9 @@ impl FromStr for ProtocolKind {
             // `Socket.IO` and `socket.io` are how people write it.
             let bare = text.to_ascii_lowercase().replace(['.', '-', '_'], "");
             match nearest(&bare, names) {
-                Some(meant) => format!("there is no protocol {text:?}{}", hint(Some(&meant))),
+                Some(meant) => format!("unknown protocol {text:?}{}", hint(Some(&meant))),
                 None => format!(
-                    "there is no protocol {text:?}; there are {}",
+                    "unknown protocol {text:?}; choose one of {}",
                     names.join(", ")
                 ),
             }
@@ -285,7 +285,8 @@ impl Config {
                     continue;
                 }
 
-                // With one slash at its end: `/rtm` and `/rtm/` are the same path, and `/v1` is below `/v1/`.
+                // It has one slash at its end: `/rtm` and `/rtm/` are the same path, and `/v1` is
+                // below `/v1/`.
                 let slashed = format!("{}/", path.trim_end_matches('/'));
                 if let Some(own) = OWN_PATHS.iter().find(|own| slashed.starts_with(**own)) {
                     problems.value(setting, format!("{place} is the server's own ({own})"));
@@ -298,6 +299,7 @@ impl Config {
                     check_hosts((name, kind), hosts, problems);
                 }
 
+                // Names of hosts have no case (RFC 9110, section 4.2.3).
                 let mut keys: Vec<_> = hosts.iter().map(|host| host.to_ascii_lowercase()).collect();
                 if keys.is_empty() {
                     // Stands for every host that no other app has.
@@ -346,6 +348,7 @@ fn check_namespaces(app: &str, namespaces: &[String], problems: &mut Problems) {
     }
 
     for (at, namespace) in namespaces.iter().enumerate() {
+        // Without its slash it becomes a text that is refused below.
         let bare = namespace.strip_prefix('/').unwrap_or("-/-");
         let is_plain =
             |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');

@@ -187,7 +187,7 @@ pub enum BadRedisUrl {
     /// A database of a cluster.
     #[error("Redis Cluster has only database 0")]
     ClusterDatabase,
-    /// More than a name and a number.
+    /// It has more than a name and a number.
     #[error(
         "after the Sentinels comes the name of the primary, then a database if wanted, as in /mymaster/0"
     )]
@@ -224,6 +224,7 @@ impl FromStr for RedisUrl {
             }
 
             path = if of.is_empty() { path } else { of };
+            // The last one: many write a password with an "@" in it as it is.
             let host = match authority.rsplit_once('@') {
                 Some((user, host)) if who.is_none_or(|who| who == user) => {
                     who = Some(user);
@@ -266,6 +267,7 @@ impl RedisUrl {
                 .map_err(|_| BadRedisUrl::Encoding)
         };
 
+        // The first one: a password may hold others.
         let (user, password) = who.split_once(':').unwrap_or((who, ""));
         self.user = Some(decode(user)?).filter(|user| !user.is_empty());
         self.password = Some(decode(password)?)

@@ -95,7 +95,8 @@ pub(crate) fn merge(running: &Config, new: Config) -> (Config, ReloadReport) {
         namespace: running.namespace.clone(),
     };
 
-    // What the changes mean together: a first key for tokens, say, also keeps clients without a token out.
+    // These are what the changes mean together: a first key for tokens, say, also keeps clients
+    // without a token out.
     let before = running.summary();
     let now = merged.summary().into_iter();
     report

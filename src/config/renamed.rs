@@ -19,7 +19,7 @@ pub(super) struct Renamed {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Table {
     Limits,
-    /// In the table of every app.
+    /// It is in the table of every app.
     App,
 }
 

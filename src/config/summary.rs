@@ -21,7 +21,7 @@ impl Config {
             apps().map(|(name, app)| format!("clients{}: {}", of(name), self.clients(app)));
         let mut lines: Vec<String> = clients.collect();
         if self.is_development() {
-            lines.push("callers: everyone on this machine (there is no API key)".to_owned());
+            lines.push("callers: everyone on this machine (no API key is set)".to_owned());
         } else {
             lines
                 .extend(apps().map(|(name, app)| format!("callers{}: {}", of(name), callers(app))));
@@ -34,7 +34,7 @@ impl Config {
         lines.extend(
             with_keys.map(|(name, app)| format!("tokens{}: {}", of(name), self.tokens(app))),
         );
-        lines.extend(apps().map(|(name, app)| format!("kept{}: {}", of(name), self.kept(app))));
+        lines.extend(apps().map(|(name, app)| format!("kept{}: {}", of(name), self.stored(app))));
 
         lines
     }
@@ -100,28 +100,28 @@ impl Config {
         format!("{lives}; {revoked}")
     }
 
-    fn kept(&self, app: &AppConfig) -> String {
+    fn stored(&self, app: &AppConfig) -> String {
         let histories = app.channels.iter().any(|rule| rule.history_size > 0);
-        let kept: Vec<&str> = [
+        let stored: Vec<&str> = [
             (histories, "channel histories"),
             (app.user_events.is_some(), "events for users"),
         ]
         .into_iter()
-        .filter_map(|(is_kept, what)| is_kept.then_some(what))
+        .filter_map(|(is_on, what)| is_on.then_some(what))
         .collect();
 
-        if kept.is_empty() {
+        if stored.is_empty() {
             return "nothing (no channel has a history, and no events are stored for users)"
                 .to_owned();
         }
 
-        let kept = kept.join(" and ");
+        let stored = stored.join(" and ");
         if self.redis.is_some() {
-            format!("{kept}, in Redis")
+            format!("{stored}, in Redis")
         } else if let Some(data) = &self.data {
-            format!("{kept}, in {}; {}", data.dir.display(), data.loss())
+            format!("{stored}, in {}; {}", data.dir.display(), data.loss())
         } else {
-            format!("{kept}, in memory only: a restart loses them (set data or redis)")
+            format!("{stored}, in memory only: a restart loses them (set data or redis)")
         }
     }
 }

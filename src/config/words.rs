@@ -313,6 +313,8 @@ fn without_equals(content: &str, message: &str) -> String {
 
 /// A line without its comment, which begins with a `#` outside of quotes.
 fn without_comment(line: &str) -> &str {
+    // An escaped quote ends the text too early here. That makes a message less exact, and nothing
+    // else.
     let mut quote = None;
     for (at, char) in line.char_indices() {
         match (quote, char) {

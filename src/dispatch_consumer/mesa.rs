@@ -88,6 +88,7 @@ impl Work {
 
     /// Decides about what is held, if this node leads.
     pub(super) async fn settle_mesa(&mut self) {
+        // This is asked before each: the lead may pass to another node in between.
         while self.decides()
             && self.has_lead().await
             && let Some(mut message) = self.mesa.next()

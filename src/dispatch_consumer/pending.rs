@@ -16,7 +16,7 @@ const EARLY: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) struct Message {
     pub(super) text: Bytes,
-    /// By which the nodes name it.
+    /// The digest by which the nodes name it.
     pub(super) digest: String,
     /// How much of it is done: for so many of those whom it names, the first of them.
     pub(super) done: usize,

@@ -42,7 +42,7 @@ impl EventLoop {
         let mut writing = false;
         let mut small_expected = Instant::now();
 
-        // Spent on small ones since the last slice for many.
+        // This was spent on small ones since the last slice for many.
         let mut small_time = Duration::ZERO;
         loop {
             self.flushes.set(self.flushes.get().wrapping_add(1));
@@ -189,6 +189,8 @@ impl EventLoop {
             let own;
             let (frames, write) = match &work.load {
                 Load::Run { first, end } => {
+                    // Even before it is written: what the socket refuses goes to a backlog, and no
+                    // longer counts as a run.
                     outcome.finish(*first);
                     let frames = window.run(*first, *end);
                     shared.select_run(work.form, forms, *first..*end, frames)
@@ -390,7 +392,7 @@ impl EventLoop {
 /// What is worked off a flush list before other tasks of the thread continue.
 #[derive(Clone, Copy, Debug)]
 struct Slice {
-    /// From the list of small publications.
+    /// Whether it is from the list of small publications.
     small: bool,
     /// Connections at a time.
     stride: usize,

@@ -87,7 +87,7 @@ struct SocketEntry {
     socket: Option<Rc<LocalSocket>>,
 }
 
-// Four to a cache line: publications for many go through all of them.
+// Four fit a cache line: publications for many go through all of them.
 const _: () = assert!(size_of::<SocketEntry>() <= 16);
 
 impl SocketEntry {

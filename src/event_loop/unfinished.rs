@@ -37,7 +37,7 @@ struct Message {
     began: Instant,
     bytes: Cell<usize>,
     given_up: Cell<Option<GivenUp>>,
-    /// Of the session that it belongs to.
+    /// Wakes the session that it belongs to.
     waker: Waker,
 }
 
@@ -109,11 +109,13 @@ impl UnfinishedMessage {
     /// Notes how much memory the message takes now. Where all together take too much, the oldest is given up.
     pub(crate) fn holds(&self, bytes: usize) {
         let Entry { message, all, .. } = &*self.0;
+        // Its bytes left the sum when it was given up.
         if message.given_up.get().is_some() {
             return;
         }
         let before = message.bytes.replace(bytes);
         all.bytes.set(all.bytes.get() - before + bytes);
+        // The oldest may be this one.
         while all.bytes.get() > all.max_bytes && all.give_up_oldest(GivenUp::Crowded, |_| true) {}
     }
 
@@ -126,6 +128,7 @@ impl UnfinishedMessage {
 impl Drop for UnfinishedMessage {
     fn drop(&mut self) {
         let Entry { age, message, all } = &*self.0;
+        // Neither does anything for a message that was given up.
         all.bytes.set(all.bytes.get() - message.bytes.take());
         all.by_age.borrow_mut().remove(age);
     }

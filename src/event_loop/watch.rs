@@ -136,6 +136,7 @@ impl EventLoop {
         let Some(socket) = self.socket_of(at) else {
             return;
         };
+        // It was answered, or a later ping has left, which has a look of its own.
         if !socket.awaiting.get() || socket.pings.get() != number {
             return socket.waits.set(false);
         }
@@ -199,6 +200,7 @@ impl EventLoop {
         let close = Close::new(close::UNAUTHORIZED, reason);
         let refused = self.shard.lock_and_wake(|table| {
             let connection = table.connection(at)?;
+            // This is asked under the lock, since it may be let in at this moment.
             (table.state(at) == State::Pending && table.close(at, None, &close))
                 .then_some(connection.app)
         });

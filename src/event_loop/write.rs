@@ -335,6 +335,7 @@ fn send(sink: Sink<'_>, buffers: &[IoSlice<'_>]) -> io::Result<Option<usize>> {
     let sent = match sent {
         Ok(n) => Ok(n),
         Err(rustix::io::Errno::AGAIN) => sink.socket.try_write_vectored(buffers),
+        // Nothing was taken, and the caller tries the same bytes again.
         Err(rustix::io::Errno::INTR) => Ok(0),
         Err(error) => Err(error.into()),
     };

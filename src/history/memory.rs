@@ -34,7 +34,7 @@ use crate::{
     time_slice::TimeSlice,
 };
 
-/// Keeps events for as long as the process lives.
+/// Stores events for as long as the process lives.
 #[derive(Debug)]
 pub(crate) struct Memory {
     store: Mutex<MemoryStore>,
@@ -63,7 +63,7 @@ impl Memory {
         }
     }
 
-    /// The same with how many bytes each app may keep, by `AppId`.
+    /// The same with how many bytes each app may store, by `AppId`.
     pub(crate) fn with_quotas(mut self, quotas: &[Option<usize>]) -> Self {
         let shares = &mut self.store.get_mut().accounting.shares;
         for (share, quota) in shares.iter_mut().zip(quotas) {

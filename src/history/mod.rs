@@ -22,7 +22,7 @@ pub use self::disk::DataError;
 pub(crate) use self::disk::tools as data_tools;
 use self::memory::Run;
 pub(crate) use self::{
-    disk::{Disk, Kept, KeptAnswer, Setup},
+    disk::{Disk, Setup, StoredAnswer, StoredApp},
     memory::{Memory, Occupied},
     redis::RedisHistory,
 };
@@ -67,7 +67,7 @@ impl Key {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Retention {
     pub(crate) events: usize,
-    /// Of frames, and of the names that they leave out.
+    /// Bytes of frames, and of the names that they leave out.
     pub(crate) bytes: usize,
     pub(crate) ttl: Duration,
 }
@@ -185,6 +185,7 @@ pub(crate) struct EchoOmission {
 impl EchoOmission {
     /// Whether it is the same connection, or the same user on the same device where the sender named one.
     fn is(&self, reader: &Reader<'_>) -> bool {
+        // A client chooses its device's name, which says nothing without the user.
         let same_device = self.device.is_some() && self.device.as_deref() == reader.device;
         self.connection == reader.connection || (same_device && self.user.as_deref() == reader.user)
     }
@@ -219,7 +220,7 @@ impl Omit {
     }
 }
 
-/// A connection's id as an item of a list in JSON.
+/// A connection's id as an item of a list in JSON: 26 letters, two quotes and a comma.
 const OMITTED_CONNECTION_BYTES: usize = 29;
 
 /// Bytes of `text` as an item of a list in JSON, at most.
@@ -228,6 +229,7 @@ fn json_bytes(text: &str) -> usize {
         .bytes()
         .filter(|byte| byte.is_ascii_control() || matches!(byte, b'"' | b'\\'))
         .count();
+    // As `\u0000` a control character takes five bytes more. The 3 are two quotes and a comma.
     text.len() + 5 * escaped + 3
 }
 
@@ -325,11 +327,11 @@ pub enum HistoryError {
     Behind,
     /// The app stores as many bytes as it may; nothing was stored, and nobody was notified.
     #[error(
-        "this app stores {kept} bytes, and may store {quota} (max_stored_bytes); wait until events have expired, or raise it"
+        "this app stores {stored} bytes, and may store {quota} (max_stored_bytes); wait until events have expired, or raise it"
     )]
     OverQuota {
         /// What the app stores.
-        kept: u64,
+        stored: u64,
         /// What it may.
         quota: u64,
     },

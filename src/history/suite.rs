@@ -55,7 +55,7 @@ pub(super) fn event(length: usize) -> New {
     }
 }
 
-/// The same, kept from phones.
+/// The same, stored from phones.
 pub(super) fn not_for_phones(length: usize) -> New {
     let omit = Omit {
         devices: ["phone".into()].into_iter().collect(),
@@ -207,18 +207,18 @@ async fn what_is_kept_is_what_came(store: &dyn History) {
         store.append(&room, &KEEP, new.clone()).await.unwrap();
     }
 
-    let kept = store.waiting(&room).await.unwrap().entries;
-    assert_eq!(kept.len(), news.len());
-    for (n, (kept, new)) in kept.iter().zip(&news).enumerate() {
+    let stored = store.waiting(&room).await.unwrap().entries;
+    assert_eq!(stored.len(), news.len());
+    for (n, (stored, new)) in stored.iter().zip(&news).enumerate() {
         let offset = n as u64 + 1;
-        assert_eq!((kept.offset, kept.id), (offset, new.id));
-        assert_eq!(kept.frame.bytes(), new.draft.finish(Some(offset)).bytes());
+        assert_eq!((stored.offset, stored.id), (offset, new.id));
+        assert_eq!(stored.frame.bytes(), new.draft.finish(Some(offset)).bytes());
         assert!(
-            kept.frame.is_event() && kept.at_ms > 1_600_000_000_000,
-            "{kept:?}"
+            stored.frame.is_event() && stored.at_ms > 1_600_000_000_000,
+            "{stored:?}"
         );
         let omits = |omit: &Option<Arc<Omit>>| omit.as_deref().cloned().unwrap_or_default();
-        assert_eq!(omits(&kept.omit), omits(&new.omit));
+        assert_eq!(omits(&stored.omit), omits(&new.omit));
     }
 }
 
@@ -347,8 +347,8 @@ async fn names_left_out_count_for_their_topic(store: &dyn History) {
                 .position
                 .offset;
 
-            let kept = store.waiting(&key).await.unwrap().entries;
-            assert_eq!(kept.len(), n.min(3));
+            let stored = store.waiting(&key).await.unwrap().entries;
+            assert_eq!(stored.len(), n.min(3));
         }
 
         // What is confirmed is no longer counted.

@@ -46,7 +46,7 @@ impl Refused {
     }
 
     /// Counts and logs it; the answer remains.
-    pub(crate) fn told(self, node: &Node) -> Problem {
+    pub(crate) fn logged(self, node: &Node) -> Problem {
         node.refusals()
             .refuse(self.why, self.app, self.problem.detail());
         self.problem
@@ -66,7 +66,7 @@ pub(crate) fn authorize(
     headers: &HeaderMap,
     scope: Scope,
 ) -> Result<Caller, Problem> {
-    caller(runtime_config, headers, scope).map_err(|refused| refused.told(node))
+    caller(runtime_config, headers, scope).map_err(|refused| refused.logged(node))
 }
 
 fn caller(
@@ -107,6 +107,7 @@ fn caller(
 
 /// The message for a key that is not one of the server's.
 fn unknown_key(presented: &str) -> &'static str {
+    // Both are long and random to the eye, so the one is often set where the other belongs.
     if has_form(presented) {
         "this is a client token, not an API key"
     } else {
@@ -148,6 +149,7 @@ pub(crate) fn development(
         Err(Refused::new(why, None, problem))
     };
 
+    // A socket on `::` sees this machine's clients of IPv4 as `::ffff:127.0.0.1`.
     if !peer.to_canonical().is_loopback() {
         return refuse(Refusal::Remote, "the request comes from another machine");
     }
@@ -167,6 +169,8 @@ pub(crate) fn development(
     // A foreign page can reach this port under a name of its own that resolves to 127.0.0.1 (DNS
     // rebinding). The browser takes that for the page's own origin, so only the Host gives it away.
     let mut hosts = headers.get_all(HOST).iter();
+    // Two of them are refused as well: a proxy may have looked at the other one (RFC 9112, section
+    // 3.2).
     match (hosts.next(), hosts.next()) {
         (Some(host), None) if host.to_str().is_ok_and(is_loopback_host) => {}
         (host, _) => {

@@ -51,6 +51,7 @@ const MAX_AGE: &str = "600";
 /// The system whose call `path` is.
 fn system(path: &str) -> Option<System> {
     let is_one = |environment: &str| {
+        // One segment such as `/env-1` may come before the ending, and no more than one.
         environment.is_empty() || environment.rfind('/') == Some(0) && environment.len() > 1
     };
     ENDINGS.iter().find_map(|(ending, system)| {
@@ -102,7 +103,7 @@ impl Refused {
         Self::new(StatusCode::FORBIDDEN, code, message)
     }
 
-    /// In the form that these clients read.
+    /// Writes it in the form that these clients read.
     fn into_response(self) -> Response<ResponseBody> {
         #[derive(Serialize)]
         struct Body<'a> {
@@ -318,6 +319,7 @@ async fn caller(
         .map_err(|refused| (Refusal::ClientKey, None, refused))?;
     let policy = runtime_config.access(app).policy(policy);
     if let Some(origin) = headers.get(ORIGIN) {
+        // A header that is not text equals no origin that is allowed.
         let origin = origin.to_str().unwrap_or("");
         let page = ClientPage {
             origin,
@@ -368,6 +370,7 @@ fn destination(
 ) -> Result<(AppId, usize), Refused> {
     let kind = kind(system);
     let found = key.and_then(|key| runtime_config.client_keys.find(key));
+    // A key of an app that does not serve these clients counts as unknown.
     if let Some(found) = found.filter(|(app, _)| node.protocols.apps(kind).any(|one| one == *app)) {
         return Ok(found);
     }
@@ -402,6 +405,7 @@ async fn verified(
             .source()
             .and_then(|source| source.ask(Instant::now()))
     {
+        // Whether or not keys have come in time, the token is verified by those that are there.
         let _ = timeout(JWKS_WAIT, news).await;
         // The fetched keys are in the configuration that holds by now, which a reload may have
         // replaced.
@@ -413,6 +417,7 @@ async fn verified(
     }
 
     let verified = verified?;
+    // Before the signature was checked, both were nothing but claims.
     let (user, issued_at) = (&verified.user, verified.issued_at);
     if node.revocations.refuses(app, user, issued_at, unix_now()) {
         return Err(TokenError::Revoked);

@@ -17,7 +17,7 @@ impl Edge {
         request: &Request<Incoming>,
         allowed: Option<&'static str>,
     ) -> Problem {
-        let refused = |why, problem| Refused::new(why, None, problem).told(&self.node);
+        let refused = |why, problem| Refused::new(why, None, problem).logged(&self.node);
         match allowed {
             Some(allow) if cors::is_preflight(request) => {
                 let closed = cors::closed(runtime_config.config.is_development());
@@ -30,15 +30,14 @@ impl Edge {
                     return refused(Refusal::Path, Problem::not_found("unknown_path", detail));
                 }
                 if request.headers().contains_key(UPGRADE) {
-                    let detail =
-                        "there is no WebSocket at this path; clients connect to /v1/connect";
+                    let detail = "this path takes no WebSocket; clients connect to /v1/connect";
                     return refused(Refusal::Path, Problem::not_found("unknown_path", detail));
                 }
                 let hint = nearest_route(path).map_or_else(
                     || "see /v1/openapi.json".to_owned(),
                     |route| format!("did you mean {} {}?", route.method, route.path),
                 );
-                let detail = format!("there is no such path; {hint}");
+                let detail = format!("unknown path; {hint}");
                 Problem::not_found("unknown_path", detail)
             }
         }

@@ -185,11 +185,12 @@ pub(crate) fn params(json: &str) -> Result<Value, Problem> {
     if !json.starts_with('{') {
         return Err(wrong(Kind::Members.mismatch("params", json, LEAVE_OUT)));
     }
+    // The parser writes into the text that it reads, and this one is only borrowed.
     Value::from_json(&mut json.as_bytes().to_vec(), None)
         .map_err(|error| wrong(format!("\"params\": {error}")))
 }
 
-/// As [`params`], on a thread that serves no client.
+/// Does what [`params`] does, on a thread that serves no client.
 ///
 /// # Errors
 /// As [`params`].

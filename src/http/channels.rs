@@ -59,6 +59,8 @@ impl<'a> Shown<'a> {
 pub(crate) async fn list(node: &Node, caller: &Caller, query: &str) -> Result<Json, Problem> {
     let query = Query::parse(query, &["prefix", "cursor", "limit"])?;
     let limit = query.limit(PAGE_DEFAULT)?;
+    // The last name of the page before is the cursor, so channels may come and go between two
+    // pages.
     let after = query.cursor(|name| channel_name(name).ok().map(|()| name.to_owned()))?;
     let prefix = query.get("prefix").unwrap_or("");
     check_name("prefix", prefix, CHANNEL_NAME_BYTES)?;

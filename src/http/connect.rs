@@ -182,7 +182,7 @@ fn bad_query(detail: String) -> Problem {
 
 /// The value of the parameter `name`, as its client meant it.
 fn decoded(name: &str, value: &str) -> Result<String, Problem> {
-    // As `URLSearchParams` writes spaces.
+    // `URLSearchParams` writes spaces so.
     let value = value.replace('+', " ");
     let value = percent_decode_str(&value).decode_utf8();
     let value = value.map_err(|_| bad_query(format!("`{name}` is not UTF-8")))?;
@@ -270,7 +270,7 @@ impl<'n> Destination<'n> {
     /// 404 for an unknown app, 400 where key and app name different ones.
     fn of(node: &'n Node, runtime_config: &RuntimeConfig, query: &Query) -> Result<Self, Refused> {
         let unknown_app = |name: &str| {
-            let detail = format!("there is no app \"{}\"", shown(name));
+            let detail = format!("unknown app \"{}\"", shown(name));
             let problem = Problem::not_found("unknown_app", detail);
             Refused::new(Refusal::App, None, problem)
         };
@@ -327,9 +327,11 @@ pub(super) fn connect(
 ) -> Result<Response<ResponseBody>, Problem> {
     let node = &edge.node;
     let admitted =
-        admit(edge, runtime_config, &request, peer.ip).map_err(|refused| refused.told(node))?;
+        admit(edge, runtime_config, &request, peer.ip).map_err(|refused| refused.logged(node))?;
     let names_us = admitted.protocol;
     let mut response = begin(edge, event_loop, &mut request, peer, admitted, None)?;
+    // A client fails the connection if it is answered with a protocol that it did not offer (RFC
+    // 6455, section 4.1).
     if names_us {
         response.headers_mut().insert(
             SEC_WEBSOCKET_PROTOCOL,
@@ -353,8 +355,9 @@ pub(super) fn connect_foreign(
     app: AppId,
     mut foreign: Foreign,
 ) -> Result<Response<ResponseBody>, Problem> {
-    check_handshake(&request)
-        .map_err(|problem| Refused::new(Refusal::Handshake, Some(app), problem).told(&edge.node))?;
+    check_handshake(&request).map_err(|problem| {
+        Refused::new(Refusal::Handshake, Some(app), problem).logged(&edge.node)
+    })?;
     let admitted = admit_foreign(edge, runtime_config, &request, peer, app, &mut foreign)?;
     let foreign = Some(Box::new(foreign));
     begin(edge, event_loop, &mut request, peer, admitted, foreign)
@@ -372,8 +375,8 @@ pub(super) fn admit_foreign(
     app: AppId,
     foreign: &mut Foreign,
 ) -> Result<Admitted, Problem> {
-    let told = |refused: Refused| refused.told(&edge.node);
-    let refused = |problem| told(Refused::new(Refusal::Query, Some(app), problem));
+    let logged = |refused: Refused| refused.logged(&edge.node);
+    let refused = |problem| logged(Refused::new(Refusal::Query, Some(app), problem));
     let most_channels = edge.node.config.limits.channels_per_connection;
     let query =
         Query::parse(request.uri().query().unwrap_or(""), most_channels).map_err(refused)?;
@@ -382,10 +385,11 @@ pub(super) fn admit_foreign(
     let ip = access::client_address(headers, peer.ip, &runtime_config.config.trusted_proxies);
     let bearer = access::bearer(headers).map(str::to_owned);
     foreign.token = query.token.clone().or(bearer);
+    // Without client keys, `key` may mean something else in the other protocol.
     let has_keys = runtime_config.access(app).has_client_keys();
     foreign.key = query.key.clone().filter(|_| has_keys);
     let occupancy = take_place(edge, ip, Prospects::Some)
-        .map_err(|(why, problem)| told(Refused::new(why, Some(app), problem)))?;
+        .map_err(|(why, problem)| logged(Refused::new(why, Some(app), problem)))?;
 
     Ok(Admitted {
         app,
@@ -441,10 +445,11 @@ fn begin(
     let node = edge.node.clone();
     let app = admitted.app;
     let (response, socket) = raw_upgrade(request)
-        .map_err(|problem| Refused::new(Refusal::Handshake, Some(app), problem).told(&node))?;
+        .map_err(|problem| Refused::new(Refusal::Handshake, Some(app), problem).logged(&node))?;
     let since = peer.since;
 
     tokio::task::spawn_local(async move {
+        // The client has hung up, and `admitted` gives its places back.
         let Some(raw) = socket.await else {
             return;
         };
@@ -700,6 +705,7 @@ fn take_place(
 fn raw_socket(
     upgraded: fastwebsockets::WebSocket<TokioIo<hyper::upgrade::Upgraded>>,
 ) -> Option<RawSocket> {
+    // Every socket is given to hyper as a `TimedSocket`, so this fails for none.
     let parts = upgraded
         .into_inner()
         .into_inner()

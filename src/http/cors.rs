@@ -34,6 +34,7 @@ impl Opening {
         if !development || request.uri().path() != OPEN {
             return None;
         }
+        // A browser sends one. A request with two names no page.
         let mut origins = request.headers().get_all(ORIGIN).iter();
         let origin = origins.next().filter(|origin| {
             let is_local = origin.to_str().is_ok_and(access::is_loopback_origin);

@@ -86,9 +86,9 @@ impl Call<'_> {
     /// Counts and logs that a client may not connect for what `detail` says; returns the answer.
     fn turned_away(&self, why: Refusal, refusal: Refused, detail: &str) -> Response<ResponseBody> {
         let protocol = self.served.kind;
-        let told = format!("{detail} ({protocol})");
+        let logged = format!("{detail} ({protocol})");
         let refusals = self.edge.node.refusals();
-        refusals.refuse(why, Some(self.served.app), told);
+        refusals.refuse(why, Some(self.served.app), logged);
         match refusal {
             // Clients know the text of the others.
             Refused::Forbidden => refused_with(refusal, Some(detail)),
@@ -97,8 +97,8 @@ impl Call<'_> {
     }
 
     /// Counts and logs that a client may not connect; the answer remains.
-    fn told(&self, why: Refusal, problem: Problem) -> Problem {
-        access::Refused::new(why, Some(self.served.app), problem).told(&self.edge.node)
+    fn logged(&self, why: Refusal, problem: Problem) -> Problem {
+        access::Refused::new(why, Some(self.served.app), problem).logged(&self.edge.node)
     }
 
     /// Whether some client from a page of `origin` may connect. Which ones, is decided once they say who they are.
@@ -140,13 +140,15 @@ impl Call<'_> {
             (Some(None), _) if self.edge.node.phase() == Phase::Draining => {
                 let detail = "this node is leaving; connect to another";
                 let problem = Problem::unavailable("draining", detail);
-                Err(self.told(Refusal::Draining, problem))
+                Err(self.logged(Refusal::Draining, problem))
             }
+            // It is of another node, has ended, or is made up. The client connects afresh.
             (Some(None), _) => Ok(refused(Refused::UnknownSession)),
             (Some(Some(transport)), true) => self.exchange(request, transport).await,
             (Some(Some(transport)), false) => {
                 upgrade::begin(&self, &mut request, sid.unwrap_or_default(), transport)
             }
+            // Only a first request has to say a version: a session that is known has one.
             (None, _) if version.as_deref() != Some(engineio::VERSION) => {
                 let detail = unsupported(version.as_deref());
                 let why = Refused::UnsupportedVersion;
@@ -162,6 +164,7 @@ impl Call<'_> {
                 Ok(self.poll(&transport).await)
             }
             (None, false) => {
+                // Nothing looks a WebSocket up by this name, but a first packet has to have one.
                 let dialect = dialect(self.first_packet(&random_name(), &[]));
                 let foreign = self.foreign(&request, dialect, None);
                 let app = self.served.app;
@@ -183,6 +186,8 @@ impl Call<'_> {
         let refused_bytes = self.runtime_config.config.limits.refused_bytes;
         match transport.poll(refused_bytes, &self.peer.timer).await {
             Ok((payload, poll)) => {
+                // This is noted before the answer goes to hyper: the poll learns from the socket
+                // that all was written.
                 self.peer.timer.expect(Box::new(poll), payload.len());
                 text(StatusCode::OK, payload.into())
             }
@@ -265,14 +270,14 @@ impl Call<'_> {
             &mut foreign,
         )?;
 
-        // The pair's other end, and the socket on which the client polls.
+        // They are for the pair's other end, and for the socket on which the client polls.
         let Some(places) = Occupancy::take_some(&self.edge.node, 2) else {
             let full = Problem::unavailable("connection_limit", "this node is full");
-            return Err(self.told(Refusal::Connections, full));
+            return Err(self.logged(Refusal::Connections, full));
         };
 
         let (near, far) = pair(self.runtime_config.config.limits.send_buffer)
-            .map_err(|error| self.told(Refusal::Connections, broken(error)))?;
+            .map_err(|error| self.logged(Refusal::Connections, broken(error)))?;
         let far = Far::new(far, Some(places));
         let arrival = admitted.arrival(near, Some(Box::new(foreign)), self.peer.since);
         let polls = self.edge.polls.clone();
@@ -303,6 +308,7 @@ impl Call<'_> {
         let open = Open {
             sid,
             upgrades,
+            // A client gives up when no ping has come for the interval and the timeout together.
             ping_interval: limits.heartbeat.as_millis() as u64,
             ping_timeout: PING_TIMEOUT.as_millis() as u64,
             max_payload: limits.message_bytes,
@@ -324,6 +330,7 @@ impl Call<'_> {
             origin: origin.map(|origin| String::from_utf8_lossy(origin.as_bytes()).into_owned()),
             token: None,
             key: None,
+            // It is a part of the name by which the client comes back, so nobody may guess it.
             device: Some(SmolStr::from(random_name())),
             handover,
             api_key: None,
@@ -408,8 +415,11 @@ fn marked(
     origin: Option<HeaderValue>,
 ) -> Response<ResponseBody> {
     let headers = response.headers_mut();
+    // It is there without an Origin too: a cache must not give this answer to a page.
     headers.insert(VARY, HeaderValue::from_static("Origin"));
     if let Some(origin) = origin {
+        // Browsers take no `*` together with credentials (Fetch standard), so the origin is
+        // repeated.
         headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
         let yes = HeaderValue::from_static("true");
         headers.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, yes);

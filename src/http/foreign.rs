@@ -66,7 +66,7 @@ pub(super) fn served<'e>(
                 shown(host)
             );
             let problem = Problem::not_found("unknown_app", detail);
-            Err(Refused::new(Refusal::App, None, problem).told(&edge.node))
+            Err(Refused::new(Refusal::App, None, problem).logged(&edge.node))
         }
         served => Ok(served),
     }
@@ -86,7 +86,7 @@ pub(super) async fn serve(
     let Some(event_loop) = edge.event_loop.clone() else {
         let detail = "clients connect to the main address (listen), not to admin_listen";
         let problem = Problem::not_found("unknown_path", detail);
-        return Err(Refused::new(Refusal::Path, None, problem).told(&edge.node));
+        return Err(Refused::new(Refusal::Path, None, problem).logged(&edge.node));
     };
 
     let limits = &runtime_config.config.limits;

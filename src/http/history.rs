@@ -22,16 +22,16 @@ use crate::{
 pub(crate) struct Page {
     #[serde(skip_serializing_if = "Option::is_none")]
     epoch: Option<String>,
-    /// Of the newest event.
+    /// The offset of the newest event.
     offset: u64,
-    events: Vec<Kept>,
+    events: Vec<StoredEvent>,
     #[serde(skip_serializing_if = "Option::is_none")]
     cursor: Option<u64>,
 }
 
 /// A stored event, as answered.
 #[derive(Debug, Serialize)]
-struct Kept {
+struct StoredEvent {
     offset: u64,
     id: Uuid,
     at: u64,
@@ -77,7 +77,7 @@ pub(crate) async fn page(
         epoch: Some(page.position.epoch.to_string()),
         offset: page.position.offset,
         cursor: cursor.map(|last| last.offset),
-        events: fitting.iter().filter_map(kept).collect(),
+        events: fitting.iter().filter_map(stored).collect(),
     })
 }
 
@@ -104,7 +104,7 @@ fn fitting(entries: &[Entry]) -> &[Entry] {
 }
 
 /// What an entry's frame says. Every event was encoded by this server, so there is none that cannot be read.
-fn kept(entry: &Entry) -> Option<Kept> {
+fn stored(entry: &Entry) -> Option<StoredEvent> {
     #[derive(Deserialize)]
     struct Head<'a> {
         #[serde(borrow)]
@@ -117,7 +117,7 @@ fn kept(entry: &Entry) -> Option<Kept> {
 
     let (head, bytes) = split(&entry.frame)?;
     let Head { event, data, from } = serde_json::from_slice(head).ok()?;
-    Some(Kept {
+    Some(StoredEvent {
         offset: entry.offset,
         id: entry.id,
         at: entry.at_ms,
@@ -133,6 +133,8 @@ fn split(frame: &Frame) -> Option<(&[u8], Option<&[u8]>)> {
     if frame.is_text() {
         return Some((frame.payload(), None));
     }
+    // A binary event has its version, the length of the JSON in two bytes, the JSON, and then the
+    // bytes.
     let [_version, high, low, rest @ ..] = frame.payload() else {
         return None;
     };
@@ -162,7 +164,7 @@ mod tests {
     }
 
     fn text(entry: &Entry) -> String {
-        serde_json::to_string(&kept(entry).unwrap()).unwrap()
+        serde_json::to_string(&stored(entry).unwrap()).unwrap()
     }
 
     #[test]

@@ -139,16 +139,16 @@ impl Share {
 
     /// Removes the oldest finished answer. Returns since when it was stored, if there was one.
     fn remove_oldest(&mut self) -> Option<Instant> {
-        let (kept_since, scope) = self.ages.pop_front()?;
+        let (stored_since, scope) = self.ages.pop_front()?;
         // An entry of another time belongs to a later request with the same key, whose answer is
         // newer.
-        let is_kept =
-            |entry: &Entry| matches!(entry, Entry::Done { since, .. } if *since == kept_since);
-        if !self.entries.get(&scope).is_some_and(is_kept) {
+        let is_stored =
+            |entry: &Entry| matches!(entry, Entry::Done { since, .. } if *since == stored_since);
+        if !self.entries.get(&scope).is_some_and(is_stored) {
             return None;
         }
         self.remove(&scope);
-        Some(kept_since)
+        Some(stored_since)
     }
 
     /// Removes up to `most` answers that are past their time. Returns how many more it might have removed.
@@ -174,6 +174,7 @@ struct Bound {
 impl Bound {
     /// How much of it is used, in thousandths; over 1,000 is too much.
     fn used(self, entries: usize, bytes: usize) -> usize {
+        // It is rounded up, so that one entry too many is over 1,000.
         let part = |n: usize, of: usize| n.saturating_mul(1000).div_ceil(of.max(1));
         part(entries, self.entries).max(part(bytes, self.bytes))
     }
@@ -261,6 +262,7 @@ impl Store {
         loop {
             tokio::time::sleep(TICK).await;
             while !self.expire_some(&mut self.shares.lock(), 0) {
+                // The lock is free in the meantime, since every request with a key needs it.
                 tokio::task::yield_now().await;
             }
         }
@@ -301,11 +303,14 @@ impl Store {
 
         // The last part of the room is for the answers of what runs, which may be longer than is thought.
         let spare = self.all.bytes / SPARE_PART;
+        // An app within its share gets in although the store is full: what others have over theirs
+        // gives way.
         if !self.has_room(&shares, 1, entry.weight(scope) + spare) && !is_within {
             return Err(KeyError::Full);
         }
 
         shares[at].insert(scope.clone(), entry);
+        // This comes after the insert, so that the new entry counts as well.
         self.make_room(&mut shares);
         let running = Running {
             store: self.clone(),
@@ -317,7 +322,7 @@ impl Store {
         Ok(Look::Claim(Claim::First(running)))
     }
 
-    /// Whether `entries` more of `bytes` together fit.
+    /// Whether `entries` more fit, of `bytes` together.
     fn has_room(&self, shares: &[Share], entries: usize, bytes: usize) -> bool {
         let held: usize = shares.iter().map(|share| share.entries.len()).sum();
         let weight: usize = shares.iter().map(|share| share.bytes).sum();
@@ -340,6 +345,7 @@ impl Store {
                         self.metrics.idempotency_evicted.inc();
                     }
                 }
+                // Nobody is over its share, or all that is left still runs.
                 _ => return,
             }
         }
@@ -432,7 +438,7 @@ mod tests {
         Ok(())
     }
 
-    async fn is_kept(store: &Arc<Store>, scope: Scope) -> bool {
+    async fn is_stored(store: &Arc<Store>, scope: Scope) -> bool {
         let claim = store.claim(scope, b"", soon()).await;
         matches!(claim, Ok(Claim::Answered(_)))
     }
@@ -549,7 +555,7 @@ mod tests {
         }
         assert_eq!(held(&store), 1);
         assert!(
-            is_kept(&store, newest).await,
+            is_stored(&store, newest).await,
             "what came in its place stays"
         );
     }
@@ -580,15 +586,15 @@ mod tests {
         for n in 0..5 {
             keep(&store, of_app(1, &n.to_string()), b"").await.unwrap();
         }
-        assert!(!is_kept(&store, of_app(0, "4")).await);
+        assert!(!is_stored(&store, of_app(0, "4")).await);
         assert_eq!(store.metrics.idempotency_evicted.get(), 5);
         for n in 5..10 {
-            assert!(is_kept(&store, of_app(0, &n.to_string())).await, "{n}");
+            assert!(is_stored(&store, of_app(0, &n.to_string())).await, "{n}");
         }
         let full = keep(&store, of_app(1, "more"), b"").await;
         assert_eq!(full, Err(KeyError::Full));
         for n in 0..5 {
-            assert!(is_kept(&store, of_app(1, &n.to_string())).await, "{n}");
+            assert!(is_stored(&store, of_app(1, &n.to_string())).await, "{n}");
         }
     }
 
@@ -599,15 +605,15 @@ mod tests {
         let bytes =
             |store: &Store| -> usize { store.shares.lock().iter().map(|share| share.bytes).sum() };
         let answer = vec![b'x'; 1000];
-        let mut kept = 0;
-        while keep(&store, of_app(0, &kept.to_string()), &answer)
+        let mut count = 0;
+        while keep(&store, of_app(0, &count.to_string()), &answer)
             .await
             .is_ok()
         {
-            kept += 1;
-            assert!(bytes(&store) <= bound && kept < 100);
+            count += 1;
+            assert!(bytes(&store) <= bound && count < 100);
         }
-        assert!(kept >= 50, "{kept}");
+        assert!(count >= 50, "{count}");
         for n in 0..20 {
             keep(&store, of_app(1, &n.to_string()), &answer)
                 .await
@@ -615,7 +621,7 @@ mod tests {
             assert!(bytes(&store) <= bound, "{n}");
         }
         for n in 0..20 {
-            assert!(is_kept(&store, of_app(1, &n.to_string())).await, "{n}");
+            assert!(is_stored(&store, of_app(1, &n.to_string())).await, "{n}");
         }
     }
 

@@ -335,6 +335,7 @@ async fn values(bound: &Bound, connection: &Connection, redact: &[String]) -> Js
         let mut one =
             json!({ "text": part.text, "offset": part.span.offset, "length": part.span.length });
         match &part.value {
+            // Whether a part is true is what was asked, so it is shown of hidden values too.
             Ok(Value::Bool(value)) => one["value"] = json!(value),
             Ok(_) if hidden(&part.text) => one["value"] = json!(show::REDACTED),
             Ok(value) => one["value"] = json!(value),
@@ -363,9 +364,7 @@ fn find(node: &Node, caller: &Caller, id: &str) -> Result<Snapshot, Problem> {
         .parse::<ConnectionId>()
         .ok()
         .and_then(|id| node.hub.find(caller.app, &id));
-    found.ok_or_else(|| {
-        Problem::not_found("unknown_connection", "there is no connection with this id")
-    })
+    found.ok_or_else(|| Problem::not_found("unknown_connection", "no connection has this id"))
 }
 
 /// The shape of the body of `tokens`.

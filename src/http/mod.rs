@@ -156,7 +156,7 @@ impl Edge {
                 RequestBody::None
             };
             access::development(request.headers(), peer.ip, body)
-                .map_err(|refused| refused.told(&self.node))?;
+                .map_err(|refused| refused.logged(&self.node))?;
         }
 
         // After the rules of development, which hold for a page's question as well.
@@ -238,7 +238,7 @@ impl Edge {
                     let detail =
                         "clients connect to the main address (listen), not to admin_listen";
                     let problem = Problem::not_found("unknown_path", detail);
-                    return Err(Refused::new(Refusal::Path, None, problem).told(&self.node));
+                    return Err(Refused::new(Refusal::Path, None, problem).logged(&self.node));
                 };
                 connect::connect(self, runtime_config, event_loop, request, peer)
             }
@@ -354,7 +354,7 @@ impl Edge {
             Call::Revoke => json(&identity::revoke(node, &caller, &body).await?),
             Call::Auth => json(&identity::auth(node, &caller, &body).await?),
             Call::Tokens => json(&inspect::tokens(node, runtime_config, &caller, &body)?),
-            _ => return Err(Problem::not_found("unknown_path", "there is no such call")),
+            _ => return Err(Problem::not_found("unknown_path", "unknown call")),
         };
 
         Ok(ops::response(StatusCode::OK, "application/json", answer))

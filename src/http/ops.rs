@@ -115,9 +115,9 @@ pub(super) fn ready(
     let ready = reasons.is_empty();
     let mut body = json!({ "ready": ready });
     if may_know {
-        for (name, told) in [("reasons", reasons), ("warnings", warnings)] {
-            if !told.is_empty() {
-                body[name] = json!(told);
+        for (name, lines) in [("reasons", reasons), ("warnings", warnings)] {
+            if !lines.is_empty() {
+                body[name] = json!(lines);
             }
         }
     }

@@ -125,7 +125,7 @@ impl Problem {
         }
 
         if self.0.status == StatusCode::UPGRADE_REQUIRED.as_u16() {
-            // RFC 9110, section 15.5.22, and RFC 6455, section 4.4.
+            // RFC 9110, section 15.5.22, and RFC 6455, section 4.4, ask for both.
             headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
             headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
         }

@@ -21,7 +21,7 @@ use super::{
     verbs::{PublishCall, Verb, VerbFields},
 };
 use crate::{
-    history::KeptAnswer,
+    history::StoredAnswer,
     hub::LongStep,
     limits::{BATCH_ITEMS, IDEMPOTENCY_KEY_BYTES, IDEMPOTENCY_WAIT, LONG_BODY},
     node::{IdempotencyClaim, IdempotentCall, Node, NodeError, Prepared, Receipt},
@@ -97,7 +97,7 @@ impl Published {
 }
 
 impl Publishing {
-    /// One call.
+    /// Carries out one call.
     ///
     /// # Errors
     /// A [`Problem`]; nothing was delivered then.
@@ -265,10 +265,10 @@ impl Publishing {
         let Some(disk) = &self.node.disk else {
             return Ok(Elsewhere::First(None));
         };
-        let kept = disk.answer(self.caller.app, name).await;
-        match kept.map_err(NodeError::from)? {
+        let stored = disk.answer(self.caller.app, name).await;
+        match stored.map_err(NodeError::from)? {
             None => Ok(Elsewhere::First(None)),
-            Some(kept) if *kept.body == *body => Ok(Elsewhere::Answered(kept.answer)),
+            Some(stored) if *stored.body == *body => Ok(Elsewhere::Answered(stored.answer)),
             Some(_) => Err(KeyError::OtherBody.into()),
         }
     }
@@ -278,13 +278,13 @@ impl Publishing {
         let Some(disk) = &self.node.disk else {
             return;
         };
-        let kept = KeptAnswer {
+        let stored = StoredAnswer {
             body: digest(&[body]).into(),
             answer: answer.clone(),
         };
         let window = self.node.config.limits.idempotency_window;
-        let kept = disk.keep_answer(self.caller.app, name, kept, window);
-        if let Err(error) = kept.await {
+        let stored = disk.keep_answer(self.caller.app, name, stored, window);
+        if let Err(error) = stored.await {
             tracing::debug!(%error, "an answer was not stored: after a restart a repeat would be carried out again");
         }
     }

@@ -51,7 +51,7 @@ impl Query {
             let Some(&known) = known.iter().find(|known| **known == name) else {
                 return Err(unknown(name, known));
             };
-            // As `URLSearchParams` writes spaces.
+            // `URLSearchParams` writes spaces so.
             let value = value.replace('+', " ");
             let value = percent_decode_str(&value)
                 .decode_utf8()

@@ -34,6 +34,8 @@ pub(super) fn client(headers: &HeaderMap) -> Response<ResponseBody> {
         .iter()
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
+        // The comparison is weak (RFC 9110, section 13.1.2), and a proxy that compresses makes tags
+        // weak.
         .any(|tag| tag.trim().trim_start_matches("W/") == *TAG);
 
     let (status, body) = if known {

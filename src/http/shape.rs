@@ -229,6 +229,7 @@ fn item_path(path: &str, at: usize) -> String {
 
 /// The problem of a body that is not JSON.
 fn not_json(error: &serde_json::Error) -> Problem {
+    // The error says in its text alone what was wrong, before the place.
     let text = error.to_string();
     let reason = match text.split(" at line ").next().unwrap_or(&text) {
         _ if error.is_eof() => "it ends too early",

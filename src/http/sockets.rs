@@ -153,6 +153,7 @@ impl Sockets {
             .descriptors
             .saturating_sub(clients.saturating_add(DESCRIPTORS_SPARE));
         let counted = open.timers.len().saturating_sub(self.lent.load(Relaxed));
+        // There is always one, so that somebody can still look at a node that is full.
         if counted >= self.most.min(left.max(1)) && open.end_one(now, &self.metrics).is_none() {
             return None;
         }
@@ -240,6 +241,7 @@ impl Open {
         let mut waiting: Vec<_> = waiting.collect();
         let most = (waiting.len() / LOOK_PART).max(1);
         if waiting.len() > most {
+            // Only the part that is wanted is sorted: there may be thousands of sockets.
             waiting.select_nth_unstable(most);
             waiting.truncate(most);
         }

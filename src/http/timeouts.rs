@@ -111,6 +111,7 @@ impl ConnectionTimer {
 
     /// A request's head is complete.
     pub(crate) fn busy(&self) {
+        // The moment stays as it is, since a busy connection has no deadline.
         self.phase.lock().0 = Phase::Busy;
     }
 
@@ -276,6 +277,7 @@ impl ConnectionTimers {
                 Some(timer) if !timer.is_over(now, self) => *at += 1,
                 over => {
                     over.inspect(|timer| timer.end());
+                    // The one that comes in its place is looked at next.
                     timers.swap_remove(*at);
                 }
             }
@@ -330,6 +332,7 @@ impl Read for TimedSocket {
         if read.is_pending() {
             self.timer.has_waited.store(true, Relaxed);
         }
+        // The time of a head begins with its first byte.
         if read.is_ready() && self.timer.phase.lock().0 == Phase::Idle {
             self.timer.enter(Phase::Head);
         }

@@ -140,6 +140,7 @@ impl<'a> VerbFields<'a> {
     /// # Errors
     /// 400 names the field that is unknown, missing or wrong.
     pub(crate) fn into_call(self, verb: Verb) -> Result<PublishCall<'a>, Problem> {
+        // All calls are read into one type, which takes fields that this call does not have.
         self.check_fields(verb)?;
         let except = except_of(verb, self.except)?;
         let params = match self.built {
@@ -259,7 +260,7 @@ fn call_fault(item: &str) -> Problem {
 
 fn unknown_call(call: &str) -> Problem {
     let detail = format!(
-        "there is no call \"{}\" for a batch; use emit, publish, send, broadcast or dispatch",
+        "unknown call \"{}\" for a batch; use emit, publish, send, broadcast or dispatch",
         shown(call)
     );
     Problem::bad_request("unknown_call", detail)

@@ -75,6 +75,7 @@ struct Weight {
 
 impl Pool {
     fn new(publications: usize, part: usize, deliveries: usize, bytes: usize) -> Self {
+        // A semaphore panics if it is given more permits than it can count.
         let publications = publications
             .max(1)
             .saturating_mul(ADMITTED_UNIT)
@@ -150,6 +151,8 @@ impl Pool {
     }
 
     fn give_back(&self, weight: Weight) {
+        // The reverse of the order in which they are taken, so that one that gets the first of them
+        // finds the others.
         self.bytes.add_permits(weight.bytes as usize);
         self.deliveries.add_permits(weight.deliveries as usize);
         self.publications
@@ -281,7 +284,7 @@ pub(crate) struct HeldPermit {
     admission: Arc<Admission>,
     small: bool,
     weight: Weight,
-    /// Of these, what it still holds.
+    /// What it still holds of these.
     deliveries: AtomicU32,
     /// Publications that it stands for and that are yet to be placed.
     placings: AtomicU32,

@@ -70,9 +70,9 @@ struct BatchProgress {
     met: u64,
     /// Connections that took the whole batch.
     whole: u64,
-    /// By publication, those that took it though not the whole batch.
+    /// Those that took a publication and not the whole batch, by publication.
     single: SmallVec<[u64; 16]>,
-    /// By publication, those that it leaves out.
+    /// Those that a publication leaves out, by publication.
     excepted: SmallVec<[u64; 16]>,
 }
 
@@ -152,6 +152,8 @@ impl Table {
 
     /// Where the batch begins in the log.
     fn enlog(&mut self, batch: &BroadcastBatch) -> u64 {
+        // They are appended once: as long as they are its last frames, the log returns the same
+        // number.
         self.log.append(
             batch
                 .iter()
@@ -212,6 +214,7 @@ impl Shard {
         }
 
         let _turn = self.broadcasts.running.lock().await;
+        // The one that had the turn before may have carried this one too.
         if pending.placed.get().is_none() {
             self.run(&self.broadcasts.take(pending.app)).await;
         }
@@ -357,7 +360,8 @@ mod tests {
         let ((first, second, third), ()) = tokio::join!(all, release);
         assert_eq!([first.queued, second.queued, third.queued], [200, 196, 200]);
         assert_eq!((second.scan.evaluated, second.scan.matched), (200, 196));
-        // One behind the other, not one per slice: two shards' logs hold three frames each.
+        // They are placed one after the other, not one per slice: two shards' logs hold three
+        // frames each.
         let lengths = [0, 1].map(|shard| hub.shard(shard).lock(|table| table.log.len()));
         assert_eq!(lengths, [3, 3]);
     }

@@ -87,7 +87,7 @@ pub(crate) struct Settled {
     pub(crate) failed: Vec<SlotRef>,
 }
 
-/// On which flush lists outboxes wait.
+/// Says on which flush lists outboxes wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct WaitingLists {
     pub(crate) small: bool,
@@ -118,6 +118,7 @@ impl Window {
 impl Outcome {
     /// Notes that a run is dealt with.
     pub(crate) fn finish(&mut self, first: u64) {
+        // Nearly all runs of a batch begin with the same number.
         match self.finished.last_mut() {
             Some(last) if last.first == first => last.count += 1,
             _ => self.finished.push(FinishedRuns { first, count: 1 }),
@@ -213,7 +214,7 @@ impl Table {
         outbox.map_or(0, Outbox::len)
     }
 
-    /// On which flush lists outboxes wait.
+    /// Says on which flush lists outboxes wait.
     pub(crate) fn waiting(&self) -> WaitingLists {
         WaitingLists {
             small: !self.small.is_empty(),

@@ -45,7 +45,7 @@ pub(super) enum Turn {
 pub(super) enum Missing {
     /// It is not in doubt.
     Nothing,
-    /// What is kept after this offset; and whether that is all.
+    /// What is stored after this offset; and whether that is all.
     After(u64, bool),
     /// Nobody knows.
     Unknown,
@@ -98,6 +98,7 @@ impl Inbox {
         // Over several nodes an event may come before an older one, or the older one was missed.
         if may_ask && is_same && offset > self.placed + 1 && !self.broken {
             self.suspected_gap = Some(SuspectedGap {
+                // No doubt of the node's: any answer of the store that has the event ends it.
                 number: 0,
                 held: offset,
             });

@@ -137,6 +137,7 @@ impl Index {
             Posting::Few(few) => few.clone(),
             Posting::Many(many) => return many.range(from..).take(limit).collect(),
         };
+        // A short list has its slots in the order in which they came.
         slots.retain(|&slot| slot >= from);
         slots.sort_unstable();
         slots.truncate(limit);

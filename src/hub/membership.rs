@@ -43,9 +43,9 @@ pub(crate) type About = (Option<ConnectionId>, Frame);
 /// How a connection departs.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Departing<'a> {
-    /// For good.
+    /// It has left for good.
     Left,
-    /// Without a word: its client may come back to all channels.
+    /// It is lost: its client may come back to all channels.
     Lost,
     /// Closed by its client, which may come back to these channels within these times.
     Closed(&'a [(SmolStr, Duration)]),
@@ -83,6 +83,7 @@ impl Table {
             if begins {
                 app.watchers.insert_key(key, slot);
             }
+            // A member that watches is counted once, however often it joins.
             let watching = if begins { watching } else { Watching::No };
             return Joining::Already(context.presence.watched(channel, connection, watching));
         }
@@ -219,6 +220,8 @@ impl Table {
         let of_profile = |n: &usize| context.schema.is_of_profile(*n);
 
         let mut entries = 0;
+        // Out of the indexes under its old profile, and in under the new one: an entry that stays
+        // would match what nobody says any longer.
         for n in (0..declared.len()).filter(of_profile) {
             if let Some(value) = context.schema.get(n, &connection.attributes) {
                 entries += declared[n].remove(value, at.slot);
@@ -232,7 +235,7 @@ impl Table {
             }
         }
 
-        let (mut told, mut channels) = (0, 0);
+        let (mut notified, mut channels) = (0, 0);
         for name in connection.channel_names() {
             channels += 1;
             let watches = || app.watchers.contains(&channel_key(name), at.slot);
@@ -242,17 +245,17 @@ impl Table {
                 Some(watchers) => watchers > 0,
                 None => true,
             };
-            told += u32::from(others);
+            notified += u32::from(others);
         }
 
         self.changes += 1;
         self.charge(INDEX_ENTRY_WORK.saturating_mul(entries));
         self.charge(CHANNEL_WORK.saturating_mul(channels));
 
-        Some(told)
+        Some(notified)
     }
 
-    /// Takes `slot` out of every index, and its connection out of its channels. Where it may come back to them, they are kept
+    /// Takes `slot` out of every index, and its connection out of its channels. Where it may come back to them, they are held
     /// for it.
     pub(super) fn depart(&mut self, slot: u32, departing: Departing<'_>) {
         // First out of the indexes, so that nothing is placed for it from here on.
@@ -269,11 +272,11 @@ impl Table {
         };
 
         let app = &mut self.apps[entry.app.0 as usize];
-        let mut kept: BTreeMap<QueueAt, Vec<LostChannel>> = BTreeMap::new();
+        let mut held: BTreeMap<QueueAt, Vec<LostChannel>> = BTreeMap::new();
 
         // A lost connection comes back to its profile, too.
         if let Some(queue) = lost.filter(|_| connection.profile().is_some()) {
-            kept.insert(queue, Vec::new());
+            held.insert(queue, Vec::new());
         }
 
         let queue_in = |name: &SmolStr| match departing {
@@ -307,7 +310,7 @@ impl Table {
             app.channels.remove_key(&key, slot);
             let watches = app.watchers.remove_key(&key, slot);
             if let Some(queue) = queue {
-                kept.entry(queue).or_default().push(LostChannel {
+                held.entry(queue).or_default().push(LostChannel {
                     name: name.clone(),
                     watched: watches,
                 });
@@ -322,7 +325,7 @@ impl Table {
             }
         }
 
-        for (queue, channels) in kept {
+        for (queue, channels) in held {
             resume_table.insert(queue, Detached::in_some(&connection, channels));
         }
 

@@ -142,7 +142,7 @@ impl Shard {
         }
     }
 
-    /// Runs `f` under the lock for the owner itself, who needs no waking.
+    /// Runs `f` under the lock without waking the owner: for a look, and for what the owner does itself.
     pub(crate) fn lock<T>(&self, f: impl FnOnce(&mut Table) -> T) -> T {
         let mut table = self.table.lock();
         let _hold = holds::Hold::begin();
@@ -187,6 +187,7 @@ impl Shard {
                     .is_err();
             self.awake.store(true, SeqCst);
             if is_over {
+                // Once more, since something may have come just before the end.
                 return found.or_else(|| self.lock(look));
             }
         }

@@ -169,7 +169,7 @@ pub(super) struct Backlog {
     /// Bytes of replayed frames not yet taken.
     replayed_bytes: usize,
     /// Frames at the front that are known to be replayed, or to carry no event: what is thrown away comes after them.
-    kept: usize,
+    settled: usize,
     /// What the owner is writing now, at the front.
     in_flight: InFlight,
     /// Whole unwritten frames are to be thrown away as soon as the owner has written.
@@ -266,7 +266,7 @@ impl Backlog {
             bytes: 0,
             counted: 0,
             replayed_bytes: 0,
-            kept: 0,
+            settled: 0,
             in_flight: InFlight::default(),
             discard: false,
             refused: false,
@@ -424,14 +424,14 @@ impl Backlog {
     pub(super) fn discard_oldest(&mut self, max_bytes: usize, max_frames: usize) -> u64 {
         // What is being written must stay whole, and so must a frame whose beginning was sent.
         let begun = self.in_flight.frames.max(usize::from(self.written > 0));
-        let mut at = begun.max(self.kept);
+        let mut at = begun.max(self.settled);
         let mut events = 0;
 
         // The newest stays: a client that gets nothing would be behind for good.
         while at + 1 < self.frames.len() && self.is_over(max_bytes, max_frames) {
             if self.frames[at].replayed || !self.frames[at].frame.is_event() {
                 // The next event to be placed need not walk over them again: a replay may have thousands.
-                self.kept += usize::from(at == self.kept);
+                self.settled += usize::from(at == self.settled);
                 at += 1;
                 continue;
             }
@@ -465,11 +465,11 @@ impl Backlog {
     fn discard_rest(&mut self) -> u64 {
         let begun = usize::from(self.written > 0);
         let mut dropped = 0;
-        let mut kept = VecDeque::with_capacity(2);
+        let mut left = VecDeque::with_capacity(2);
 
         for (at, waiting) in mem::take(&mut self.frames).into_iter().enumerate() {
             if at < begun || waiting.frame.is_close() {
-                kept.push_back(waiting);
+                left.push_back(waiting);
                 continue;
             }
 
@@ -484,8 +484,8 @@ impl Backlog {
             self.forget(&waiting.frame);
         }
 
-        self.frames = kept;
-        self.kept = 0;
+        self.frames = left;
+        self.settled = 0;
         dropped
     }
 
@@ -501,7 +501,7 @@ impl Backlog {
     fn pop_front(&mut self) {
         if let Some(Waiting { frame, replayed }) = self.frames.pop_front() {
             self.counted -= usize::from(!replayed);
-            self.kept = self.kept.saturating_sub(1);
+            self.settled = self.settled.saturating_sub(1);
             self.forget(&frame);
         }
     }
@@ -592,14 +592,14 @@ mod tests {
             backlog.push(frame(98));
             backlog.discard_oldest(250, 1000);
         }
-        assert_eq!(backlog.kept, 4, "three replayed frames and a ping");
+        assert_eq!(backlog.settled, 4, "three replayed frames and a ping");
         assert_eq!((backlog.frames.len(), backlog.counted()), (6, 3));
 
         // What the owner writes from the front moves the mark along.
         let mut lent = Vec::new();
         backlog.lend(2, &mut lent);
         backlog.advance(200);
-        assert_eq!(backlog.kept, 2);
+        assert_eq!(backlog.settled, 2);
         backlog.push(frame(98));
         assert_eq!(backlog.discard_oldest(250, 1000), 1);
         backlog.lend(16, &mut lent);

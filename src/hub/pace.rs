@@ -45,7 +45,7 @@ impl State {
 }
 
 impl Pace {
-    /// One for a pool of `all` places.
+    /// Returns the pace of a pool of `all` places.
     pub(super) fn new(all: usize) -> Self {
         Self {
             all,

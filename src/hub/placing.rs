@@ -194,6 +194,7 @@ impl Table {
     ) -> bool {
         match self.state(at) {
             State::Open => self.depart(at.slot, departing),
+            // It was reached by nothing yet, so no index has it.
             State::Pending => {}
             State::Closing | State::Free => return false,
         }

@@ -69,7 +69,7 @@ impl JoinKind {
 /// How a connection left a channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LeaveKind {
-    /// For good.
+    /// It has left for good.
     Left,
     /// The same, since the connection has ended.
     Gone,
@@ -167,7 +167,8 @@ impl Presence {
 
         let watches = watching != Watching::No;
         self.note(&name, member, Listing::In { watches, previous });
-        self.tell(&name, room, kind, member, join_kind);
+        self.queue_notice(&name, room, kind, member, join_kind);
+        // This comes last: a member hears of those who come after it, and not of itself.
         Self::watch(room, watching);
 
         (name, before)
@@ -210,7 +211,7 @@ impl Presence {
                 LeaveKind::Left | LeaveKind::Gone => {
                     let is_over = leaving == LeaveKind::Gone;
                     self.note(name, member, Listing::Out { is_over });
-                    self.tell(name, room, MemberKind::Left, member, JoinKind::New);
+                    self.queue_notice(name, room, MemberKind::Left, member, JoinKind::New);
                 }
                 LeaveKind::Lost => self.share_soon(name, room, member),
             }
@@ -231,7 +232,7 @@ impl Presence {
         self.change(channel, |room, name| {
             room.settle_lost(member.user_name());
             self.note(name, member, listing);
-            self.tell(name, room, MemberKind::Left, member, JoinKind::New);
+            self.queue_notice(name, room, MemberKind::Left, member, JoinKind::New);
         });
     }
 
@@ -258,7 +259,7 @@ impl Presence {
             if self.register.is_some() {
                 self.note(name, member, Listing::watches(watches()));
             }
-            self.tell(name, room, MemberKind::Updated, member, JoinKind::New);
+            self.queue_notice(name, room, MemberKind::Updated, member, JoinKind::New);
         });
         self.register.is_none().then_some(watchers)
     }
@@ -266,10 +267,11 @@ impl Presence {
     /// Notes that `member`, anonymous so far, is a user now.
     pub(super) fn identified(&self, channel: &str, member: &Snapshot, watches: bool) {
         self.change(channel, |room, name| {
+            // `enter` counts the connection again, as one of its user.
             room.connections -= 1;
             room.enter(member.user_name());
             self.note(name, member, Listing::watches(watches));
-            self.tell(name, room, MemberKind::Updated, member, JoinKind::New);
+            self.queue_notice(name, room, MemberKind::Updated, member, JoinKind::New);
         });
     }
 
@@ -289,8 +291,8 @@ impl Presence {
         // Where there are other nodes, an empty channel stays until they are notified: then `take_notices` removes it.
         if room.is_empty() && (self.register.is_none() || !room.has_pending()) {
             let pending = room.pending.take();
-            let untold = pending.map_or(0, |pending| pending.notices.len());
-            self.notices.untold.fetch_sub(untold, Relaxed);
+            let unsent = pending.map_or(0, |pending| pending.notices.len());
+            self.notices.unsent.fetch_sub(unsent, Relaxed);
             rooms.remove(channel);
             self.metrics.channels.dec();
         }

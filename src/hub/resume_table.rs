@@ -168,6 +168,7 @@ impl ResumeTable {
                 continue;
             };
 
+            // A client may wait in several queues, in each with the channels that have its window.
             match &mut taken {
                 None => taken = Some(more),
                 Some(taken) => {

@@ -61,9 +61,9 @@ impl std::ops::Add for Counts {
 /// How many connections a selection may mean.
 #[derive(Debug)]
 pub(crate) enum Reach {
-    /// At most [`SMALL_DELIVERIES`]: these, by shard.
+    /// There are at most [`SMALL_DELIVERIES`], which are these, by shard.
     Small(Few),
-    /// More: this many at most.
+    /// There are more, and at most this many.
     Large(usize),
 }
 
@@ -125,7 +125,7 @@ fn scan_chunk(
     visit: &mut impl FnMut(&mut Table, u32),
 ) -> ScannedChunk {
     let mut spent = Spent::default();
-    // Asked once for the stride: nothing changes under this hold except by `visit` itself.
+    // It is asked once for the stride: nothing changes under this hold except by `visit` itself.
     let stale = cursor.is_stale(table);
     let chunk = cursor.next(table, selection);
     if chunk.is_empty() {
@@ -221,6 +221,7 @@ impl Hub {
         bytes: usize,
     ) -> (Reach, Permit) {
         loop {
+            // They are looked up again each time, since connections come and go while this waits.
             let reach = self.reach(selection);
             if let Ok(permit) = self.admit(selection.app, &reach, bytes).await {
                 return (reach, permit);
@@ -248,7 +249,8 @@ impl Hub {
         }
     }
 
-    /// As [`Hub::permit`] for a publication that reaches `reach`: a light filter that looks at few takes none.
+    /// Does what [`Hub::permit`] does, for a publication that reaches `reach`: a light filter that looks at few takes
+    /// none.
     ///
     /// # Errors
     /// As [`Hub::permit`].
@@ -469,6 +471,7 @@ impl Hub {
         for (at, shard) in self.shards().iter().enumerate().skip(from.shard) {
             let mut cursor = Cursor::everyone(if at == from.shard { from.slot } else { 0 });
             loop {
+                // Judged outside the lock: this runs the whole filter, which may be heavy.
                 let mut found: SmallVec<[Snapshot; SCAN_CHUNK]> = SmallVec::new();
                 let more = shard.lock(|table| {
                     let chunk = cursor.next(table, selection);
@@ -536,6 +539,7 @@ fn place_picked(
 
 fn is_picked(connection: &Snapshot, closure: &Closure, seen: &mut ScanStats) -> bool {
     seen.evaluated += 1;
+    // The closure gets a snapshot, so a panic leaves nothing of the hub half changed.
     let judged = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| closure(connection)));
     let is_meant = judged.unwrap_or_else(|_| {
         seen.errors += 1;

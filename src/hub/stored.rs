@@ -80,7 +80,7 @@ pub(crate) struct StoredReplay {
 impl StoredReplay {
     /// Makes a replay of `missed` in `form`. The shard's lock is not needed for it.
     pub(crate) fn new(context: &Context, form: Form, missed: &[&Entry]) -> Self {
-        // With room for the pings.
+        // This has room for the pings.
         let mut frames = Vec::with_capacity(missed.len() + missed.len() / CONFIRMED_STRETCH + 1);
         let mut asked = Vec::new();
         for stretch in missed.chunks(CONFIRMED_STRETCH) {
@@ -393,6 +393,7 @@ impl Hub {
                     for &at in &found {
                         table.suspected_gap(at, number);
                     }
+                    // A full page may have others after it.
                     found.get(SCAN_CHUNK - 1).map(|last| last.slot + 1)
                 });
                 tokio::task::yield_now().await;

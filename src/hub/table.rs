@@ -144,7 +144,7 @@ pub(super) struct Slot {
     pub(super) inbox: Option<Box<Inbox>>,
 }
 
-// One cache line: publications for many go through all of them.
+// An entry is one cache line: publications for many go through all of them.
 const _: () = assert!(size_of::<Slot>() <= 64);
 
 /// One app's connections on one shard.
@@ -154,7 +154,7 @@ pub(super) struct AppTable {
     pub(super) users: Index,
     pub(super) declared: Box<[Index]>,
     pub(super) channels: Index,
-    /// By channel, those who hear of the others' coming and going.
+    /// Those who hear of the others' coming and going, by channel.
     pub(super) watchers: Index,
 }
 
@@ -167,7 +167,7 @@ pub(crate) struct Table {
     pub(super) changes: u64,
     free: Vec<u32>,
     pub(super) slots: Vec<Slot>,
-    /// By slot, the claims of its connection: a scan finds them side by side, and none elsewhere.
+    /// The claims of each slot's connection: a scan finds them side by side, and none elsewhere.
     claims: Vec<Value>,
     pub(super) log: Log,
     pub(super) small: VecDeque<u32>,
@@ -579,6 +579,7 @@ impl Table {
             return None;
         }
         let entry = self.slots.get(id.slot as usize)?;
+        // A former tenant of the slot had another nonce, so that its id finds nobody.
         let same = entry
             .connection
             .as_ref()

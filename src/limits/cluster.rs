@@ -31,7 +31,7 @@ pub const SENT_AT_ONCE: usize = 64;
 /// of one. A sender asks within a second.
 pub const RECENT_PUBLICATIONS: usize = 16_384;
 
-/// How long a node waits before it tries again to fetch kept events that it has missed, or to publish notices that it owes.
+/// How long a node waits before it tries again to fetch stored events that it has missed, or to publish notices that it owes.
 pub const RECOVER_AGAIN: Duration = Duration::from_millis(250);
 
 /// Users whose stored events a node fetches at the same time after it may have missed some: they share a pipeline or
@@ -54,6 +54,6 @@ pub const ARRIVALS_BYTES: usize = 32 * 1024 * 1024;
 /// be looked at after a gap.
 pub const WATERMARK_STRIPES: usize = 256;
 
-/// How often a node forgets how far it has placed kept channels that nobody on it is in any longer; 100 bytes
+/// How often a node forgets how far it has placed durable channels that nobody on it is in any longer; 100 bytes
 /// each.
 pub const FORGET_PLACED: Duration = Duration::from_mins(1);

@@ -22,7 +22,7 @@ pub const DATA_REOPEN: Duration = Duration::from_secs(1);
 /// the start, and for sorting what is there.
 pub const DATA_SPARE_BYTES: u64 = 128 * 1024 * 1024;
 
-/// Topics that are looked at in one group because something of them is past its time, or because too much is kept.
+/// Topics that are looked at in one group because something of them is past its time, or because too much is stored.
 pub const DATA_DUE_SLICE: usize = 64;
 
 /// Topics that the data directory has in memory at most, half of them used lately.

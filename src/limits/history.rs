@@ -2,20 +2,20 @@
 
 use std::time::Duration;
 
-/// Most events that a channel or a user may keep. A replay is handed to a client all together, and a client that
+/// Most events that are stored for a channel or a user. A replay is handed to a client all together, and a client that
 /// missed more is quicker to fetch the state again.
 pub const HISTORY_EVENTS_MAX: usize = 10_000;
 
-/// Bytes kept per channel with history, and per user with stored events, where nothing is set: 100 events of 10 KiB.
+/// Bytes stored per channel with history, and per user with stored events, where nothing is set: 100 events of 10 KiB.
 pub const HISTORY_BYTES_DEFAULT: usize = 1024 * 1024;
 
 /// How long a channel keeps an event where nothing is set: a phone in a lift, a laptop carried to another room.
 pub const HISTORY_TTL_DEFAULT: Duration = Duration::from_mins(5);
 
-/// Events kept for a user where nothing is set: more than anyone reads after a day away.
+/// Events stored for a user where nothing is set: more than anyone reads after a day away.
 pub const USER_EVENTS_DEFAULT: usize = 1000;
 
-/// How long a user's events are kept where nothing is set: whoever comes every day misses none.
+/// How long a user's events are stored where nothing is set: whoever comes every day misses none.
 pub const USER_EVENTS_TTL_DEFAULT: Duration = Duration::from_hours(24);
 
 /// How often a join that asks for a replay looks whether the one before it has gone out: one at a time, so that what a
@@ -33,14 +33,14 @@ pub const CONFIRMED_STRETCH: usize = 64;
 /// them, and two or three milliseconds' work of Redis at most, after which others get their turn.
 pub const STORED_AT_ONCE: usize = 64;
 
-/// What one kept event counts for beside its frame's bytes: its entry (72) in a table that may be three quarters empty, its
+/// What one stored event counts for beside its frame's bytes: its entry (72) in a table that may be three quarters empty, its
 /// place among the ages (80) in one that may be half empty, the frame's header and count (64), and a share of its topic.
 pub const HISTORY_EVENT_BYTES: usize = 640;
 
 /// What one name that replay leaves out counts for beside its own bytes: an allocation, and a place in a set.
 pub const HISTORY_NAME_BYTES: usize = 128;
 
-/// How often a node looks how many bytes apps keep in Redis that may keep only so many. It is how long such an app may go on after it
+/// How often a node looks how many bytes apps store in Redis that may store only so many. It is how long such an app may go on after it
 /// has reached its bound, and a few microseconds of Redis for each partition.
 pub const QUOTA_LOOK: Duration = Duration::from_secs(3);
 
@@ -52,11 +52,11 @@ pub const HISTORY_COPIED: usize = 256;
 /// under one hold: the one that removes them is quicker than the reader.
 pub const HISTORY_COPY_TRIES: usize = 3;
 
-/// Connections of one user of which the store remembers how far they have confirmed, where some of what is kept is not for them:
-/// as many as have somebody's devices open at the same time. Of another one all that is kept is looked at again.
+/// Connections of one user of which the store remembers how far they have confirmed, where some of what is stored is not for them:
+/// as many as have somebody's devices open at the same time. Of another one all that is stored is looked at again.
 pub const HISTORY_CONFIRMERS: usize = 4;
 
-/// How long a topic of which nothing is kept any longer knows its numbering: a tab that slept over lunch still
+/// How long a topic of which nothing is stored any longer knows its numbering: a tab that slept over lunch still
 /// learns that it missed nothing.
 pub const HISTORY_QUIET: Duration = Duration::from_hours(1);
 
@@ -64,7 +64,7 @@ pub const HISTORY_QUIET: Duration = Duration::from_hours(1);
 /// joining names that nobody uses does not fill Redis. A node with members knows by itself that nothing came.
 pub const HISTORY_UNUSED: Duration = Duration::from_mins(2);
 
-/// Topics of which nothing is kept, in which nobody is, and whose numbering is known. They are half a KiB each; who joins
+/// Topics of which nothing is stored, in which nobody is, and whose numbering is known. They are half a KiB each; who joins
 /// channel after channel so fills 50 MB and no more. Channels with members come on top, as many as connections may be in.
 pub const HISTORY_QUIET_TOPICS: usize = 100_000;
 

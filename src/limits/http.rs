@@ -22,7 +22,7 @@ pub const PAGE_MAX: usize = 1000;
 /// Members on one page, when a caller of the HTTP API does not say. Most channels fit.
 pub const MEMBERS_PAGE_DEFAULT: usize = 500;
 
-/// Bytes of connections, members, channels or kept events on one page of the HTTP API: what callers read into memory without
+/// Bytes of connections, members, channels or stored events on one page of the HTTP API: what callers read into memory without
 /// a thought, and what is put together in a few milliseconds.
 pub const PAGE_BYTES: usize = 1024 * 1024;
 

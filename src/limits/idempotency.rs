@@ -1,11 +1,11 @@
-//! Requests with an `Idempotency-Key`, and the answers that are kept for them.
+//! Requests with an `Idempotency-Key`, and the answers that are stored for them.
 
 use std::time::Duration;
 
 /// Longest `Idempotency-Key`, in bytes. Four UUIDs fit.
 pub const IDEMPOTENCY_KEY_BYTES: usize = 128;
 
-/// What an answer kept for an `Idempotency-Key` counts for beside its bytes and its key's: its places in a table that may be
+/// What an answer stored for an `Idempotency-Key` counts for beside its bytes and its key's: its places in a table that may be
 /// half empty and among the ages, and what wakes those who wait for it.
 pub const IDEMPOTENCY_ENTRY_BYTES: usize = 512;
 

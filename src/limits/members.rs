@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// Notices of members that wait on a node to be sent, of all channels together. Changes beyond that are sent as
 /// counts. Each holds on to its connection as it was: a kilobyte or two as a rule, and 20 at most.
-pub const NOTICES_UNTOLD: usize = 65_536;
+pub const NOTICES_UNSENT: usize = 65_536;
 
 /// Notices of other nodes that wait to be passed on. Past it they are dropped and counted, and those who watch are
 /// notified that there were some.
@@ -60,11 +60,11 @@ pub const MEMBERS_AT_ONCE: usize = 512;
 
 /// Bytes of what a node holds of another one's members before it reports that they have left: a few thousand of them.
 /// That node may have had a hundred thousand, each in a hundred channels.
-pub(crate) const TOLD_TOGETHER: usize = 4 * 1024 * 1024;
+pub(crate) const NOTIFIED_TOGETHER: usize = 4 * 1024 * 1024;
 
 /// Channels of which it knows in the meantime how many members were sent, 12 bytes each. Of more, some may be sent by
 /// name again.
-pub(crate) const TOLD_CHANNELS: usize = 1 << 20;
+pub(crate) const NOTIFIED_CHANNELS: usize = 1 << 20;
 
 /// What a member, and a channel, count for in them beside their texts.
-pub(crate) const TOLD_BYTES: usize = 160;
+pub(crate) const NOTIFIED_BYTES: usize = 160;

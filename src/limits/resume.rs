@@ -16,7 +16,7 @@ pub const RECOVERY_GRACE: Duration = Duration::from_mins(1);
 /// How long Redis keeps such a name while its connection lives. A node that crashes leaves its clients' names behind,
 /// about 200 bytes each, and they are not to stay forever. A client of a connection that is older begins afresh if its
 /// node crashes.
-pub const RECOVERY_KEPT: Duration = Duration::from_hours(7 * 24);
+pub const RECOVERY_STORED: Duration = Duration::from_hours(7 * 24);
 
 /// Longest `leave_after` of a channel rule. Its members' last states are kept in memory for as long.
 pub const LEAVE_AFTER_MAX: Duration = Duration::from_mins(1);
@@ -39,7 +39,7 @@ pub const TAKEN_OVER: usize = 4;
 
 /// How long a node remembers where it has handed places in channels over: a call that takes connections out of a channel, and
 /// that began before that, asks this node later by its own scan and the way over the bus.
-pub const MOVED_KEPT: Duration = Duration::from_secs(10);
+pub const MOVED_REMEMBERED: Duration = Duration::from_secs(10);
 
 /// Places that it remembers so, about 150 bytes each. Past it such a call asks every node twice.
 pub const MOVED_MAX: usize = 65_536;
@@ -47,7 +47,7 @@ pub const MOVED_MAX: usize = 65_536;
 /// In leases, how much longer than `resume_window` it is remembered that a node has ended, and who was taken out of
 /// channels since: until its lease is over and another node has taken away what it had, also if that one ends in the
 /// meantime.
-pub const ENDED_KEPT: u32 = 6;
+pub const ENDED_REMEMBERED: u32 = 6;
 
 /// Bytes of a record of whom a call meant to take out of a channel. If that takes more, the record means everyone.
 pub const REMOVAL_BYTES: usize = 4096;

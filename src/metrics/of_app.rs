@@ -13,6 +13,7 @@ pub(super) fn only_of(name: &str, text: &str) -> String {
     let mut described = false;
     for line in text.split_inclusive('\n') {
         if line.starts_with('#') {
+            // A description that follows a sample begins the next metric.
             if described {
                 description.clear();
                 described = false;
@@ -21,6 +22,7 @@ pub(super) fn only_of(name: &str, text: &str) -> String {
         } else {
             described = true;
             if is_of_app(line) {
+                // It is taken, so that only the first of a metric's samples brings its description.
                 shown.push_str(&std::mem::take(&mut description));
                 shown.push_str(line);
             }

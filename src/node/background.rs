@@ -80,6 +80,8 @@ fn begin(jobs: Jobs) -> Option<SyncSender<Job>> {
                 Err(RecvTimeoutError::Disconnected) => return,
                 Err(RecvTimeoutError::Timeout) => {
                     let mut jobs = jobs.lock();
+                    // Work is handed over under the same lock, so none comes between this look and
+                    // the end.
                     let Ok(job) = waiting.try_recv() else {
                         *jobs = None;
                         return;
@@ -129,7 +131,7 @@ impl Node {
             drop(permit);
         });
         if let Err(job) = self.background.push(job) {
-            // As in `begin`.
+            // A panic means nothing here, as in `begin`.
             let _ = catch_unwind(AssertUnwindSafe(job));
         }
         waiting.await.ok()
@@ -190,6 +192,7 @@ impl Node {
                 source_text: filter,
             }),
             Some(Ok(bound)) => Ok(Some(bound)),
+            // The work has panicked. The caller's `select` then compiles the filter by itself.
             None => Ok(None),
         }
     }

@@ -50,14 +50,14 @@ pub(crate) struct MembersQuery {
     pub(crate) max_bytes: usize,
 }
 
-/// How many connections a call put into a channel.
+/// How many connections a call put into a channel, on all nodes that answered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Joins {
-    /// Members since this call.
+    /// Connections that are members since this call.
     pub joined: u64,
-    /// Members before it.
+    /// Connections that were members before it.
     pub already: u64,
-    /// None, since they are in as many channels as they may be.
+    /// Connections that did not join, since they are in as many channels as `limits.channels_per_connection` allows.
     pub full: u64,
 }
 
@@ -112,7 +112,7 @@ impl Node {
             } else {
                 0
             };
-            // One more than fit, for the cursor.
+            // One more is fetched than fit, for the cursor.
             let mut members = shard.lock(|table| table.members_of(app, &key, from, left + 1));
             if let Some(joining) = joining.filter(|joining| usize::from(joining.id().shard) == at) {
                 let place = members.partition_point(|member| member.id().slot < joining.id().slot);
@@ -285,6 +285,8 @@ impl Node {
         // fault.
         run_detached(async move {
             let watching = node.watching(app, &channel, false);
+            // This comes first: an event stored after the position was read must already be heard
+            // here.
             let _subscriptions = node.subscribe_channel(app, &channel, watching).await;
             let key = node.history_key(app, &channel);
 
@@ -293,7 +295,7 @@ impl Node {
                 None => None,
             };
 
-            let told = native::joined(&channel, node.position(app, &channel).await?.as_ref());
+            let notice = native::joined(&channel, node.position(app, &channel).await?.as_ref());
             let mut joins = Joins::default();
             let join = |table: &mut Table, slot| {
                 let Some(at) = table.reference(slot) else {
@@ -302,7 +304,9 @@ impl Node {
 
                 match table.join(at, &channel, watching, JoinKind::New) {
                     Joining::Joined(_) => {
-                        table.place_own(at, told.clone());
+                        // This is one step with the join, so that no event of the channel comes
+                        // before it.
+                        table.place_own(at, notice.clone());
                         joins.joined += 1;
                     }
                     Joining::Already(_) => joins.already += 1,
@@ -339,7 +343,7 @@ impl Node {
             let resume_table = &node.hub.context().resume_table;
             // Nobody comes back to the channel where the scan has been.
             let held_off = resume_table.hold_off(app, &channel);
-            let told = native::left(&channel);
+            let notice = native::left(&channel);
             let mut left = 0;
 
             let leave_one = |table: &mut Table, slot| {
@@ -347,7 +351,7 @@ impl Node {
                     return;
                 };
                 if table.leave(at, &channel) {
-                    table.place_own(at, told.clone());
+                    table.place_own(at, notice.clone());
                     left += 1;
                 }
             };

@@ -107,7 +107,7 @@ pub enum NodeError {
     /// The event, or the name of a channel, breaks a rule.
     #[error(transparent)]
     Event(#[from] EventError),
-    /// The event is to be kept, and its target is none that anything can be kept for.
+    /// The event is to be stored, and its target is not one for which events are stored.
     #[error(
         "this event cannot be stored: the target must be a single channel with history, or a list of users whose events are stored, without a filter{hint}"
     )]
@@ -129,7 +129,7 @@ pub enum NodeError {
         /// Bytes that one call may store.
         most: usize,
     },
-    /// What is kept is out of reach.
+    /// The store of events is out of reach, full, or refuses.
     #[error(transparent)]
     History(#[from] HistoryError),
     /// The other nodes are out of reach.
@@ -150,7 +150,7 @@ pub enum NodeError {
         TOKEN_LEEWAY.as_secs()
     )]
     Later,
-    /// As many revocations are kept as may be.
+    /// As many revocations are stored as may be.
     #[error(transparent)]
     Revocations(#[from] TooManyRevocations),
     /// Claims that no token could bring.
@@ -213,6 +213,7 @@ impl CurrentPhase {
     }
 
     fn enter(&self, phase: Phase) {
+        // A phase never gives way to an earlier one, whoever is the last to set it.
         self.0.fetch_max(phase as u8, Relaxed);
     }
 }
@@ -312,10 +313,10 @@ fn name_of(config: &Config, id: NodeId) -> Arc<str> {
     name.map_or_else(|| id.to_string().into(), Into::into)
 }
 
-/// Where events are kept, and the same if it is a data directory.
+/// Where events are stored, and the same if it is a data directory.
 type Stores = (Arc<dyn History>, Option<Arc<Disk>>);
 
-/// Where events are kept: in Redis for all nodes, in this node's data directory, or in its memory.
+/// Where events are stored: in Redis for all nodes, in this node's data directory, or in its memory.
 fn history_of(
     config: &Config,
     apps: &[App],
@@ -346,7 +347,7 @@ fn history_of(
         return Ok((Arc::new(memory.with_quotas(&quotas)), None));
     };
 
-    let kept = |(app, quota): (&App, &Option<usize>)| history::Kept {
+    let stored = |(app, quota): (&App, &Option<usize>)| history::StoredApp {
         name: app.name.to_string(),
         metrics: app.metrics.clone(),
         quota: quota.map(|quota| quota as u64),
@@ -355,7 +356,7 @@ fn history_of(
     let disk = Arc::new(Disk::open(history::Setup {
         config: data.clone(),
         metrics,
-        apps: apps.iter().zip(&quotas).map(kept).collect(),
+        apps: apps.iter().zip(&quotas).map(stored).collect(),
         is_occupied: Arc::new(is_occupied),
         spare_bytes: DATA_SPARE_BYTES,
     })?);
@@ -366,8 +367,8 @@ fn history_of(
 /// The revocations that the data directory remembers.
 fn revocations_of(apps: &[App], disk: Option<&Disk>) -> Revocations {
     let revocations = Revocations::new(apps.len());
-    let kept = disk.map(Disk::take_revoked).unwrap_or_default();
-    for (at, revoked) in kept.iter().enumerate() {
+    let remembered = disk.map(Disk::take_revoked).unwrap_or_default();
+    for (at, revoked) in remembered.iter().enumerate() {
         revocations.note(AppId(at as u16), revoked);
     }
     revocations
@@ -396,6 +397,8 @@ impl Node {
         let (bus, inbox) = cluster::start_bus(&config, id, &apps, &metrics, &supervisor)?.unzip();
         let (register, changes) = bus.as_ref().map(|_| Register::new(CHANGES_WAITING)).unzip();
         let runtime_config = RuntimeConfig::new(config.clone(), &apps, None)
+            // An error lists one problem at least. A start reports the first, and a reload all of
+            // them.
             .map_err(|mut errors| errors.swap_remove(0))?;
         // Protocols add their forms before these are shared with the shards.
         let mut forms = Forms::default();
@@ -463,7 +466,7 @@ impl Node {
         Ok((Arc::new(node), inbox))
     }
 
-    /// The configuration as it holds now. To be held briefly: over an await, [`Node::runtime_config_owned`].
+    /// The configuration as it holds now. Hold it briefly: over an await, take [`Node::runtime_config_owned`].
     pub(crate) fn runtime_config(&self) -> Guard<Arc<RuntimeConfig>> {
         self.runtime_config.load()
     }
@@ -496,13 +499,13 @@ impl Node {
     }
 
     /// Logs, until the server ends, how many were turned away, and how many lines were not written.
-    pub(crate) async fn tell_counts(self: Arc<Self>) {
+    pub(crate) async fn log_counts(self: Arc<Self>) {
         let mut looks = tokio::time::interval(LOGGED_LOOK);
         looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             looks.tick().await;
-            self.refusals().tell();
-            self.lines().tell();
+            self.refusals().log_due();
+            self.lines().log_due();
         }
     }
 
@@ -547,6 +550,7 @@ impl Occupancy {
     /// `count` places, if there are so many: for a connection with several descriptors.
     pub(crate) fn take_some(node: &Arc<Node>, count: u32) -> Option<Self> {
         let max = node.runtime_config().config.limits.connections;
+        // The bound is compared and taken in one step, since threads accept at the same time.
         let taken = node.occupied.fetch_update(Relaxed, Relaxed, |now| {
             let after = now + count as usize;
             (after <= max).then_some(after)

@@ -41,12 +41,14 @@ impl Node {
             }
 
             let mut slice = TimeSlice::begin();
+            // These are taken first: their drop below says that all which was due before has been
+            // sent.
             let flushes = notices.take_flushes();
 
             // Only what is due by now: what comes in the meantime must not keep the rest of this loop
             // waiting.
             for (app, channel) in notices.take_due() {
-                self.tell(app, &channel, DueNotices::Notices, &mut slice)
+                self.notify_channel(app, &channel, DueNotices::Notices, &mut slice)
                     .await;
                 slice.rest().await;
             }
@@ -54,7 +56,7 @@ impl Node {
             if gathered.elapsed() >= GATHERING || !flushes.is_empty() {
                 gathered = Instant::now();
                 for (app, channel) in notices.take_counted() {
-                    self.tell(app, &channel, DueNotices::WithCounts, &mut slice)
+                    self.notify_channel(app, &channel, DueNotices::WithCounts, &mut slice)
                         .await;
                     slice.rest().await;
                 }
@@ -64,7 +66,7 @@ impl Node {
         }
     }
 
-    /// Ends what is over its time, until the runtime ends: places of those who did not come back, kept events, revocations.
+    /// Ends what is over its time, until the runtime ends: places of those who did not come back, stored events, revocations.
     pub(crate) async fn run_expiry(self: Arc<Self>) {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -94,12 +96,12 @@ impl Node {
         }
     }
 
-    /// Looks now and then how many bytes apps keep that may keep only so many.
+    /// Looks now and then how many bytes apps store that may store only so many.
     pub(crate) async fn look_at_quotas(self: Arc<Self>) {
         loop {
             self.mesa.look_at_stored().await;
             if let Err(error) = self.history.look_at_quotas().await {
-                tracing::debug!(%error, "what apps keep cannot be read for now");
+                tracing::debug!(%error, "what apps store cannot be read for now");
             }
             tokio::time::sleep(QUOTA_LOOK).await;
         }
@@ -129,7 +131,13 @@ impl Node {
     }
 
     /// Sends what is to be sent of a channel: to other nodes, and to those who watch it here.
-    async fn tell(&self, app: AppId, channel: &SmolStr, due: DueNotices, slice: &mut TimeSlice) {
+    async fn notify_channel(
+        &self,
+        app: AppId,
+        channel: &SmolStr,
+        due: DueNotices,
+        slice: &mut TimeSlice,
+    ) {
         let batch = self.hub.presence(app).take_notices(channel, due);
         let Some(mut batch) = batch.filter(|batch| !batch.is_empty()) else {
             return;
@@ -141,6 +149,7 @@ impl Node {
                 return;
             }
             notices.notify_remote(app, &batch);
+            // Others may watch the channel though nobody here does, and were notified above.
             if !notices.is_heard(app, channel) {
                 return;
             }
@@ -154,7 +163,7 @@ impl Node {
             notice_buffers: notices.map(|notices| &notices.notice_buffers),
         };
 
-        watchers.tell(app, channel, &frames, slice).await;
+        watchers.notify(app, channel, &frames, slice).await;
     }
 
     /// Finds the channels of the connection `id` for a client who comes back by another one, and proves to be the
@@ -204,7 +213,7 @@ pub(super) struct LocalWatchers<'n> {
 
 impl LocalWatchers<'_> {
     /// Notifies those who watch `channel`, a few at a time in the order of their slots.
-    pub(super) async fn tell(
+    pub(super) async fn notify(
         &self,
         app: AppId,
         channel: &str,
@@ -258,6 +267,8 @@ impl LocalResume {
         }
 
         let proof = proof(revocations, client);
+        // A connection that was closed above is lost now, and so is found like one that ended by
+        // itself.
         let detached = hub.context().resume_table.take(id, proof)?;
         Some(Self::of(hub, detached))
     }

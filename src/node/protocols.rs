@@ -137,6 +137,8 @@ fn encodings(
         }
         ProtocolKind::SocketIo => {
             let waiting = (0..namespaces.len()).map(|at| SocketIo::waiting(namespaces, at));
+            // Each number is a set of namespaces that a client can be inside of, as bits. It is
+            // never empty.
             let sets = 1..1u8 << namespaces.len();
             let inside = sets.map(|inside| SocketIo::inside(namespaces, inside));
             let boxed = |form| Box::new(form) as Box<dyn Encoding>;

@@ -185,6 +185,7 @@ impl Node {
             .permit_to_reach(&prepared.selection, &reach)
             .await?;
         let app = prepared.selection.app;
+        // This comes second, so that nobody holds places at admission while waiting to scan.
         let permit = self.hub.admit(app, &reach, prepared.draft.len()).await?;
         self.app(app).metrics.accepted.inc();
 

@@ -11,7 +11,7 @@ use crate::{hub::Counts, protocol::native::Position};
 pub struct Receipt {
     /// Names the publication; a UUID of version 7.
     pub id: Uuid,
-    /// Connections meant, after exceptions: `queued` and `dropped` together.
+    /// Connections that were meant, after exceptions: `queued` and `dropped` together.
     pub matched: u64,
     /// Connections that have it in their outbox, or on their wire.
     pub queued: u64,
@@ -21,9 +21,9 @@ pub struct Receipt {
     pub stored: u64,
     /// Connections for which the filter ended in an error.
     pub filter_errors: u64,
-    /// Nodes counted here.
+    /// Nodes whose connections are counted here.
     pub nodes: u32,
-    /// Nodes that did not answer in time.
+    /// Nodes that did not answer in time, or that may not have it. They may have delivered it, or not.
     pub missing_nodes: Vec<String>,
     /// Its place in each channel that stores it.
     #[serde(skip_serializing_if = "Vec::is_empty")]

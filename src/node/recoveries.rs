@@ -6,7 +6,7 @@
 //! any of them.
 //!
 //! In Redis a name has one key, `fanfare:<namespace>:<app>:user.recovery:<id of the first connection>`. Its value is JSON, [`Record`].
-//! It is there while the connection lives, for [`RECOVERY_KEPT`] at most if its node does not end it, and afterwards as long as the
+//! It is there while the connection lives, for [`RECOVERY_STORED`] at most if its node does not end it, and afterwards as long as the
 //! client may come back.
 
 use std::{
@@ -26,7 +26,7 @@ use crate::{
     bus::{Health, Script, Topic},
     hub::has_room,
     id::{AppId, ConnectionId},
-    limits::{RECOVERY_GRACE, RECOVERY_KEPT, SCAN_CHUNK},
+    limits::{RECOVERY_GRACE, RECOVERY_STORED, SCAN_CHUNK},
 };
 
 /// The character between the id and the device of the first connection in a name.
@@ -187,15 +187,16 @@ pub(crate) struct Standing {
 
 impl Drop for Standing {
     fn drop(&mut self) {
-        let kept = self.node.config.limits.resume_window + RECOVERY_GRACE;
+        let after = self.node.config.limits.resume_window + RECOVERY_GRACE;
         let recoveries = &self.node.protocols.recoveries;
-        recoveries.end(self.app, &self.name, &self.named, Instant::now() + kept);
+        recoveries.end(self.app, &self.name, &self.named, Instant::now() + after);
         if let Some((cluster, home, value)) = self.in_redis() {
             let keys = vec![key(cluster, &home)];
+            // It is sent by the call itself, and nobody waits for the answer.
             drop(
                 cluster
                     .bus
-                    .eval(&END, &home, keys, vec![value, millis(kept)]),
+                    .eval(&END, &home, keys, vec![value, millis(after)]),
             );
         }
     }
@@ -231,7 +232,7 @@ impl Node {
         if let Some((cluster, home, value)) = standing.in_redis() {
             let mut set = redis::cmd("SET");
             set.arg(key(cluster, &home)).arg(&*value);
-            set.arg("PX").arg(&*millis(RECOVERY_KEPT));
+            set.arg("PX").arg(&*millis(RECOVERY_STORED));
             // If it fails, the client may find nothing on another node, and begins afresh there.
             drop(cluster.bus.command(&home, set));
         }
@@ -296,7 +297,7 @@ mod tests {
         }
     }
 
-    fn kept(recoveries: &Recoveries) -> usize {
+    fn held(recoveries: &Recoveries) -> usize {
         recoveries.0.lock().by_name.len()
     }
 
@@ -314,7 +315,7 @@ mod tests {
         recoveries.forget_some(now);
         assert_eq!(recoveries.find(APPS[0], "ann"), Some(named(1)));
         recoveries.forget_some(later);
-        assert_eq!(kept(&recoveries), 0);
+        assert_eq!(held(&recoveries), 0);
         assert_eq!(*recoveries.0.lock().of_apps, [0, 0]);
     }
 
@@ -350,10 +351,10 @@ mod tests {
         come_and_go(APPS[1], "ann");
         assert!(recoveries.find(APPS[1], "ann").is_some());
         assert!(recoveries.find(APPS[0], "alive").is_some());
-        assert!(kept(&recoveries) <= LOST_MAX + 2);
+        assert!(held(&recoveries) <= LOST_MAX + 2);
 
         while recoveries.forget_some(now) {}
-        assert_eq!(kept(&recoveries), 1);
+        assert_eq!(held(&recoveries), 1);
     }
 
     /// As each version has written it: a node reads all of them.

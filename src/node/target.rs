@@ -21,11 +21,11 @@ use crate::{
 pub struct Target {
     /// The union of what is named; `None` is everyone.
     pub to: Option<To>,
-    /// Narrows it.
+    /// A filter that narrows it, at most [`FILTER_BYTES`](crate::filter::limits::FILTER_BYTES) long.
     pub filter: Option<String>,
-    /// Bound as `params.*` in the filter.
+    /// An object whose members the filter sees as `params.*`.
     pub params: Option<Value>,
-    /// Taken out last.
+    /// Connections that are left out, whatever the rest says.
     pub except: Exceptions,
 }
 

@@ -62,6 +62,8 @@ impl TopicLocks {
 
     /// Waits for the lock of `key`. Nobody may wait for a second while holding one. May be dropped at any time.
     pub(crate) async fn lock(&self, key: &Key) -> TopicGuard<'_> {
+        // The place is taken before the wait: so the lock is not removed while somebody waits for
+        // it.
         let holder = self.holder(key);
         TopicGuard {
             _held: holder.lock.clone().lock_owned().await,

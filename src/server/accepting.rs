@@ -76,6 +76,8 @@ impl ThreadParts {
             return;
         }
 
+        // Bounded, since clients may connect as fast as this accepts them, and the stop would not
+        // end.
         for sender in senders.iter().cycle().take(ACCEPT_QUEUE) {
             // What tokio knows of the listener is a moment old.
             let Ok(accepted) = accept_one(listener.get_ref()) else {
@@ -147,6 +149,7 @@ pub(super) fn listen(
             None,
         )?;
 
+        // Without it a restart fails while connections of the last server are in TIME_WAIT.
         socket.set_reuse_address(true)?;
         socket.set_nonblocking(true)?;
         socket.set_tcp_nodelay(true)?;
@@ -164,6 +167,8 @@ pub(super) fn listen(
         }
 
         socket.bind(&address.into())?;
+        // The clients of a node that has ended come back together. Linux lowers this to
+        // `net.core.somaxconn`.
         socket.listen(4096)?;
         let listener = TcpListener::from(socket);
         let address = listener.local_addr()?;
@@ -188,5 +193,7 @@ async fn hand_over(
             Err(TrySendError::Closed(_)) => return false,
         }
     }
+    // All are busy. While this waits, further clients stay in the kernel's queue, which costs
+    // nothing here.
     senders[first].send(accepted).await.is_ok()
 }

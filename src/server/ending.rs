@@ -133,6 +133,7 @@ impl Server {
         let supervisor = &self.inner.node.supervisor;
         let mut ended = self.inner.ending.ended.subscribe();
         tokio::select! {
+            // A server that has failed may be shut down as well, and has failed all the same.
             biased;
             failed = supervisor.failed() => Err(failed),
             _ = ended.wait_for(|ended| *ended) => Ok(()),

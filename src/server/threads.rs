@@ -140,7 +140,7 @@ impl ThreadParts {
         self.run_task("accept", self.clone().accept(first.listener, first.senders));
         self.run_task("notices to members", node.clone().run_notices());
         self.run_task("what is over its time", node.clone().run_expiry());
-        self.run_task("counts for the log", node.clone().tell_counts());
+        self.run_task("counts for the log", node.clone().log_counts());
         self.run_task("expired answers", self.answers.clone().expire_on_time());
         let (Some(inbox), Some(cluster)) = (first.inbox, &node.cluster) else {
             return;

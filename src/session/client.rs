@@ -460,7 +460,7 @@ impl Client {
     }
 
     pub(super) fn leave(&self, id: Option<&RawValue>, channel: &str) {
-        // In one step, so that no event of the channel comes after the answer.
+        // This is one step, so that no event of the channel comes after the answer.
         self.event_loop.shard().lock_and_wake(|table| {
             table.leave(self.socket.at, channel);
             if let Some(id) = id {
@@ -479,13 +479,13 @@ impl Client {
         };
 
         // Each channel in which someone is notified of it counts as an event to that channel.
-        let told = self
+        let notified = self
             .event_loop
             .shard()
             .lock_and_wake(|table| table.set_profile(self.socket.at, profile));
 
         self.acknowledge(id);
-        Cost(told.unwrap_or(0))
+        Cost(notified.unwrap_or(0))
     }
 
     fn refuse_profile(&self, id: Option<&RawValue>, error: &Unfit) {
@@ -554,7 +554,7 @@ impl Client {
             return Cost::NONE;
         };
 
-        // Begun before the page, so that no change falls between the two.
+        // This is begun before the page, so that no change falls between the two.
         let buffer = self.node.buffer_notices(self.app, channel, own.id()).await;
         let bounds = PageBounds {
             items: limit,

@@ -77,15 +77,15 @@ pub(super) struct Stored {
     subscription: SubscriptionState,
 }
 
-/// What was kept for a client until it is let in.
+/// What was held for a client until it is let in.
 #[derive(Default)]
-pub(super) struct KeptForClient<'a> {
+pub(super) struct StoredForClient<'a> {
     pub(super) stored: Option<&'a Stored>,
-    /// Of Mesa's programs.
+    /// What Mesa's programs have sent.
     pub(super) arrival: Option<MesaArrival>,
 }
 
-impl<'a> KeptForClient<'a> {
+impl<'a> StoredForClient<'a> {
     fn of(stored: Option<&'a Stored>, arrival: Option<MesaArrival>) -> Self {
         Self { stored, arrival }
     }
@@ -198,12 +198,12 @@ impl Client {
                     waiting: waiting.ok(),
                     subscription,
                 };
-                let kept = KeptForClient::of(Some(&stored), arrival);
-                self.open(connection, resumed, kept, auth.as_deref())
+                let held = StoredForClient::of(Some(&stored), arrival);
+                self.open(connection, resumed, held, auth.as_deref())
             }
             _ => {
-                let kept = KeptForClient::of(None, arrival);
-                self.open(connection, resumed, kept, auth.as_deref())
+                let held = StoredForClient::of(None, arrival);
+                self.open(connection, resumed, held, auth.as_deref())
             }
         };
 
@@ -343,7 +343,7 @@ impl Client {
             let joined = self.join(join, JoinReply::Joined, join_kind).await;
             match joined.joining {
                 Joining::Joined(_) => remote_resume.taken(),
-                // As in `resume_local`.
+                // The reason is the same as in `resume_local`.
                 Joining::Already(_) | Joining::Full | Joining::Gone => remote_resume.give_up(),
             }
         }
@@ -415,10 +415,10 @@ impl Client {
         &self,
         connection: Connection,
         resumed: Option<bool>,
-        kept: KeptForClient<'_>,
+        held: StoredForClient<'_>,
         auth: Option<&RawValue>,
     ) -> bool {
-        let (stored, mut arrival) = (kept.stored, kept.arrival);
+        let (stored, mut arrival) = (held.stored, held.arrival);
         let at = self.socket.at;
         // First, since the welcome and what follows it are in that form.
         let form_before = self.take_form_inside();

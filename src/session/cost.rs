@@ -7,15 +7,15 @@ use crate::limits::{NAMES_COST, PAGE_COST_BYTES};
 pub(super) struct Cost(pub(super) u32);
 
 impl Cost {
-    /// No more than any message.
+    /// It costs no more than any message.
     pub(super) const NONE: Self = Self(0);
 
-    /// Of a page of members with `bytes` of JSON.
+    /// Returns the cost of a page of members with `bytes` of JSON.
     pub(super) fn of_page(bytes: usize) -> Self {
         Self((bytes / PAGE_COST_BYTES) as u32)
     }
 
-    /// Of an event that names so many users, connections and devices.
+    /// Returns the cost of an event that names so many users, connections and devices.
     pub(super) fn of_names(names: usize) -> Self {
         Self((names / NAMES_COST) as u32)
     }

@@ -199,7 +199,7 @@ impl Presented {
                 let reason = self.reason(client, &error);
                 // A client that may come back later with the same token is only closed.
                 if error != TokenError::KeysOutOfReach {
-                    client.tell_refused(id, &reason);
+                    client.reply_refused(id, &reason);
                 }
                 client.unauthorized(&error, &reason);
                 return None;
@@ -220,7 +220,7 @@ impl Presented {
             Ok(connection) => return Some(connection),
             Err(message) if self.is_renewal => client.refuse(id, "unauthorized", &message),
             Err(message) => {
-                client.tell_refused(id, &message);
+                client.reply_refused(id, &message);
                 client.turn_away(Refusal::Token, &message);
             }
         }
@@ -251,7 +251,7 @@ impl Client {
 
     /// Answers a client of another protocol that is about to be closed for its credentials, if it waits for an answer. A native
     /// client learns the reason by the close frame.
-    pub(super) fn tell_refused(&self, id: Option<&RawValue>, reason: &str) {
+    pub(super) fn reply_refused(&self, id: Option<&RawValue>, reason: &str) {
         if id.is_some() && !self.socket.form.get().is_native() {
             self.reply(native::error(id, "unauthorized", reason));
         }

@@ -34,7 +34,7 @@ pub(crate) struct Foreign {
     pub(crate) dialect: Box<dyn Dialect>,
     /// What `connection.protocol` is.
     pub(crate) protocol: &'static str,
-    /// In which form the client gets frames, until it says more of itself.
+    /// The form in which the client gets frames, until it says more of itself.
     pub(crate) form: Form,
     /// The Origin of its page, if it is one, until it is decided who it is.
     pub(crate) origin: Option<String>,
@@ -204,7 +204,7 @@ impl Session {
 
         match self.choose_policy(None, page, token.is_some()) {
             Ok(()) => {
-                // As in `hear`.
+                // The reason is the same as in `hear`.
                 if let Some(foreign) = &mut self.foreign {
                     (foreign.origin, foreign.key) = (None, None);
                 }
@@ -395,7 +395,7 @@ impl Session {
         }
 
         if let Err((why, reason)) = self.choose_policy(key.as_deref(), page, token.is_some()) {
-            self.client.tell_refused(id, &reason);
+            self.client.reply_refused(id, &reason);
             self.client.turn_away(why, &reason);
             return self.end();
         }

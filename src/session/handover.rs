@@ -28,7 +28,8 @@ use crate::{event_loop::EventLoop, limits::READ_BUFFER, node::Occupancy};
 #[derive(Debug)]
 pub(crate) struct Far {
     socket: UnixStream,
-    /// For the descriptors that the client takes beside its connection's one. They are free when this end is closed.
+    /// Places for the descriptors that the client takes beside its connection's one. They are free when this end is
+    /// closed.
     _places: Option<Occupancy>,
 }
 

@@ -189,7 +189,8 @@ impl Client {
             .subscribe_channel(self.app, &join.channel, watching)
             .await;
 
-        // Before the topic lock: other nodes' answers come the way that stored events take, which wait for that lock.
+        // This comes before the topic lock: other nodes' answers come the way that stored events
+        // take, which wait for that lock.
         let elsewhere = if has_page && self.node.cluster.is_some() {
             // Large, and thousands may wait that ask for no page.
             Box::pin(self.remote_page(join)).await

@@ -37,7 +37,7 @@ use serde_json::value::RawValue;
 use tokio::time::sleep;
 
 pub(crate) use self::{arrival::Arrival, connect::ConnectOptions, foreign::Foreign};
-use self::{client::Client, connect::KeptForClient, cost::Cost, unreadable::Unreadable};
+use self::{client::Client, connect::StoredForClient, cost::Cost, unreadable::Unreadable};
 use crate::{
     close, event_loop::UnfinishedMessage, hub::Connection, node::Occupancy,
     protocol::decoder::Decoder, rates::Bucket, time_slice::TimeSlice,
@@ -160,8 +160,12 @@ impl Session {
 
         // With other nodes it waits until the bus brings what it is to get.
         if options.is_none() && !connection.takes_stored && self.client.node.cluster.is_none() {
-            self.client
-                .open(connection, None, KeptForClient::default(), auth.as_deref());
+            self.client.open(
+                connection,
+                None,
+                StoredForClient::default(),
+                auth.as_deref(),
+            );
             return;
         }
 

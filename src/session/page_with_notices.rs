@@ -18,8 +18,8 @@ pub(super) struct PageWithNotices {
 }
 
 impl PageWithNotices {
-    /// The page, and the notices to send after it. If these were too many, a page of nobody, with a cursor that says
-    /// to begin there again. To be called under the lock of the connection's shard.
+    /// The page, and the notices to send after it. If these were too many, a page of nobody, with a cursor that says to
+    /// begin there again. Call this under the lock of the connection's shard.
     pub(super) fn take(self) -> (MembersPage, Vec<Frame>) {
         let Self { page, from, buffer } = self;
         match buffer

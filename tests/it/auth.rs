@@ -327,7 +327,7 @@ fn where_the_app_was_not_named_a_refused_token_names_the_one_that_was_taken() {
     assert_eq!(good["user"], "ann");
 
     let answer = server.try_open("app=shop", &[]).err().unwrap().json();
-    assert_eq!(answer["detail"], "there is no app \"shop\"");
+    assert_eq!(answer["detail"], "unknown app \"shop\"");
 }
 
 #[test]

@@ -119,16 +119,16 @@ fn wrong_usage_ends_with_2() {
         ),
         (
             &["serve", "--protocol", "socket.io"],
-            "there is no protocol \"socket.io\"; did you mean \"socketio\"?",
+            "unknown protocol \"socket.io\"; did you mean \"socketio\"?",
         ),
         (
             &["serve", "--protocol", "nonsense"],
-            "there are socketio, altogic, agnost, mesa, zexcore",
+            "choose one of socketio, altogic, agnost, mesa, zexcore",
         ),
         (&["serve", "-p", "8080"], "'--listen 7080'"),
         (
             &["serve", "--config", "/nowhere/fanfare.toml"],
-            "--config: cannot read /nowhere/fanfare.toml: there is no such file",
+            "--config: cannot read /nowhere/fanfare.toml: no such file",
         ),
         (
             &["serve", "--namespace", "Prod"],

@@ -470,7 +470,7 @@ fn a_refusal_says_what_to_add_to_the_command() {
         );
     }
     let refused = served.run(&["listen", "--app", "shop"]).refused(1);
-    assert!(refused.contains("there is no app \"shop\""), "{refused}");
+    assert!(refused.contains("unknown app \"shop\""), "{refused}");
     let refused = served
         .run(&["revoke", "ann", "--before", "1785240000000"])
         .refused(1);

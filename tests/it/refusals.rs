@@ -179,7 +179,7 @@ fn whoever_polls_is_refused_with_a_line_too() {
         "refused: this is a client of Socket.IO 2 (EIO=3); versions 3 and 4 are served (socketio)",
         "refused: transport=\"carrier\" is not \"polling\" or \"websocket\" (socketio)",
         "refused: a connection begins with GET (socketio)",
-        "refused: there is no namespace \"/chat\"",
+        "refused: unknown namespace \"/chat\"",
     ] {
         let line = log.lines().find(|line| line.contains(says));
         assert!(
@@ -224,7 +224,7 @@ fn a_path_where_clients_connect_by_mistake_is_told_what_to_do() {
     assert_eq!(count(&server, "", "path"), 10);
     let log = log_of(server);
     assert!(
-        log.contains("refused: there is no WebSocket at this path"),
+        log.contains("refused: this path takes no WebSocket"),
         "{log}"
     );
     assert!(

@@ -130,9 +130,7 @@ fn a_bad_file_changes_nothing_and_every_problem_is_said() {
     }
     std::fs::remove_file(&file.0).unwrap();
     server.running.signal(Signal::HUP);
-    server
-        .running
-        .expect_error("reload-bad.toml: there is no such file");
+    server.running.expect_error("reload-bad.toml: no such file");
     file.write(&good);
     server.running.signal(Signal::HUP);
     server.running.expect_error("reload: nothing has changed");

@@ -213,9 +213,11 @@ fn write_chain(f: &mut fmt::Formatter<'_>, exprs: &[Expr], between: &str) -> fmt
 fn write_literal(f: &mut fmt::Formatter<'_>, value: &Value) -> fmt::Result {
     match value {
         Value::Bool(value) => write!(f, "{value}"),
+        // The brackets keep a minus before it from being read as a part of it.
         Value::Int(value) if *value < 0 => write!(f, "({value})"),
         Value::Int(value) => write!(f, "{value}"),
         Value::Double(value) if value.is_sign_negative() => write!(f, "({value:e})"),
+        // The exponent keeps it a double: without one, `3` would be read as an int.
         Value::Double(value) => write!(f, "{value:e}"),
         Value::String(text) => {
             f.write_str("\"")?;

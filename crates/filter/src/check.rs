@@ -357,6 +357,7 @@ impl Checker<'_> {
         }
 
         if self.is_variable(from, "connection") {
+            // Each member of `connection` is there, so has() asks whether it is null.
             let fact = Node {
                 kind: NodeKind::ConnectionField(fact(key, span)?),
                 span,
@@ -372,6 +373,7 @@ impl Checker<'_> {
     }
 
     fn param(&mut self, name: &str, span: Span) -> usize {
+        // A param has one place, however often it is named.
         if let Some(slot) = self.params.iter().position(|param| &*param.name == name) {
             return slot;
         }
@@ -463,7 +465,7 @@ fn fact(name: &str, span: Span) -> Result<ConnectionField, FilterError> {
 }
 
 fn undeclared(name: &str, span: Span, hint: &str) -> FilterError {
-    let message = format!("there is no variable \"{name}\"{hint}");
+    let message = format!("unknown variable \"{name}\"{hint}");
     FilterError::new(FilterErrorKind::UndeclaredName, span, message)
 }
 
@@ -486,6 +488,7 @@ fn list(items: Vec<Node>) -> NodeKind {
 /// A map of constants is a constant, unless its keys make it an error, which is for run time.
 fn map(entries: Vec<(Node, Node)>) -> NodeKind {
     let constant = |(key, value): &(Node, Node)| match (key.constant()?, value.constant()?) {
+        // CEL allows no double as a key of a map literal.
         (Value::Double(_), _) => None,
         (key, value) => Some((MapKey::from_value(key)?, value.clone())),
     };

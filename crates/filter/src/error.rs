@@ -165,6 +165,7 @@ fn excerpt(source: &str, offset: usize, length: usize) -> String {
     let is_break = |c: char| c == '\n' || c == '\r';
     let line_start = source[..at].rfind(is_break).map_or(0, |i| i + 1);
     let line_end = source[at..].find(is_break).map_or(source.len(), |i| at + i);
+    // Only one line is shown, so the carets end with it.
     let end = end.clamp(at, line_end);
 
     // Grows from the mistake to both sides while there is room, so that the mistake's beginning is always in view.

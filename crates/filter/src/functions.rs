@@ -197,6 +197,6 @@ pub(super) fn unknown_function(
     FilterError::new(
         FilterErrorKind::UnknownFunction,
         at,
-        format!("there is no {what} {name}(){near}"),
+        format!("unknown {what} {name}(){near}"),
     )
 }

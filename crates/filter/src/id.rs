@@ -63,6 +63,7 @@ impl ConnectionId {
         let mut bytes = [0; 16];
         bytes[..4].copy_from_slice(&self.node.0.to_be_bytes());
         bytes[4..8].copy_from_slice(&self.slot.to_be_bytes());
+        // A slot is below 2^24, which leaves its first byte to the shard.
         bytes[4] = self.shard;
         bytes[8..].copy_from_slice(&self.nonce.to_be_bytes());
         bytes

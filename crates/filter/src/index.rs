@@ -250,6 +250,8 @@ impl Schema {
     }
 
     pub(super) fn is(&self, other: &Self) -> bool {
+        // Compiled filters name declared paths by their places, which only clones share for
+        // certain.
         Arc::ptr_eq(&self.0, &other.0)
     }
 

@@ -153,6 +153,7 @@ impl Builder<'_> {
             Node::Static(StaticNode::Bool(value)) => Value::Bool(*value),
             Node::Static(StaticNode::I64(value)) => Value::Int(*value),
             Node::Static(StaticNode::U64(value)) => {
+                // Filters have no uint, so what is too large for an int is a double.
                 i64::try_from(*value).map_or(Value::Double(*value as f64), Value::Int)
             }
 

@@ -238,11 +238,11 @@ pub(super) fn sorted(mut members: Vec<(MapKey, Value)>) -> (Vec<MapKey>, Vec<Val
         tally::add(2 + a.len().min(b.len()));
         a.cmp(b)
     });
-    members.dedup_by(|later, kept| {
-        let repeats = later.0 == kept.0;
+    members.dedup_by(|later, earlier| {
+        let repeats = later.0 == earlier.0;
         // The later one is dropped, and its value is to stay.
         if repeats {
-            std::mem::swap(later, kept);
+            std::mem::swap(later, earlier);
         }
         repeats
     });
@@ -330,6 +330,7 @@ impl Layouts {
 
 impl Table {
     fn forget(&self, keys: &[MapKey]) {
+        // Another layout with these keys may have taken the entry since. That one is alive.
         let mut layouts = self.layouts.lock();
         if layouts
             .get(keys)
@@ -351,10 +352,12 @@ const NOTHING_SEEN: u64 = u64::MAX;
 
 fn next_id(keys: usize) -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(1);
+    // Its slots do not fit their bits, so no step may remember it.
     if keys as u64 >= ABSENT {
         return 0;
     }
     let id = NEXT.fetch_add(1, Ordering::Relaxed);
+    // If ids ever ran out, nothing would be remembered, which is slow and right.
     if id < NOTHING_SEEN >> SLOT_BITS {
         id
     } else {

@@ -60,7 +60,7 @@ pub(super) fn tokens(source: &str) -> Result<Vec<Token>, FilterError> {
 enum Escapes {
     Read,
     /// They stay as they are: the string is raw.
-    Kept,
+    Raw,
 }
 
 struct Lexer<'s> {
@@ -175,12 +175,12 @@ impl<'s> Lexer<'s> {
         if self.rest().starts_with(['"', '\'']) {
             let is = |words: &[&str]| words.iter().any(|word| name.eq_ignore_ascii_case(word));
             if is(&["r"]) {
-                return self.string(Escapes::Kept);
+                return self.string(Escapes::Raw);
             }
             if is(&["b", "rb", "br"]) {
                 // Read to its end, so that the error marks all of it.
                 let is_raw = !is(&["b"]);
-                let escapes = if is_raw { Escapes::Kept } else { Escapes::Read };
+                let escapes = if is_raw { Escapes::Raw } else { Escapes::Read };
                 self.string(escapes)?;
                 return self.unsupported(from, "bytes literals are left out; JSON has no bytes");
             }
@@ -242,6 +242,7 @@ impl<'s> Lexer<'s> {
         }
 
         match u64::from_str_radix(digits, radix) {
+            // One more than the largest int is the magnitude of the least one.
             Ok(value) if value <= 1 << 63 => Ok(TokenKind::Int(value)),
             _ => self.error(from, "this int does not fit 64 bits"),
         }

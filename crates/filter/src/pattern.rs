@@ -81,7 +81,7 @@ impl Allowance {
 
 thread_local! {
     /// What the last few patterns of this thread search with, the newest first: it does not grow with the patterns there are.
-    static KEPT: RefCell<Vec<(u64, Box<meta::Cache>)>> = const { RefCell::new(Vec::new()) };
+    static SCRATCHES: RefCell<Vec<(u64, Box<meta::Cache>)>> = const { RefCell::new(Vec::new()) };
 }
 
 const WIDE_CLASSES: &str = "the classes of this pattern have too many characters: where it ignores case, each character of \
@@ -138,6 +138,7 @@ impl Pattern {
         Ok(Self {
             byte_work: positions(&hir).saturating_mul(limits::REGEX_POSITION_WORK),
             bytes: regex.memory_usage() + size_of::<Self>(),
+            // A thread's tables are found by it. An address could be another pattern's by then.
             id: NEXT.fetch_add(1, Relaxed),
             points: taken,
             regex,
@@ -158,17 +159,21 @@ impl Pattern {
     /// Whether it is found in `text`.
     pub(super) fn is_in(&self, text: &str) -> bool {
         tally::add(40 + text.len() * self.byte_work);
-        KEPT.with_borrow_mut(|kept| {
+        // A search needs room that grows with the pattern. Making it for each connection would cost
+        // more than the search.
+        SCRATCHES.with_borrow_mut(|scratches| {
             // The newest first, so that the one that goes was unused for longest.
-            if let Some(at) = kept.iter().position(|(id, _)| *id == self.id) {
-                kept[..=at].rotate_right(1);
+            if let Some(at) = scratches.iter().position(|(id, _)| *id == self.id) {
+                scratches[..=at].rotate_right(1);
             } else {
-                kept.truncate(limits::REGEX_SCRATCHES - 1);
-                kept.insert(0, (self.id, Box::new(self.regex.create_cache())));
+                scratches.truncate(limits::REGEX_SCRATCHES - 1);
+                scratches.insert(0, (self.id, Box::new(self.regex.create_cache())));
             }
+            // The first byte that decides ends the search: where the longest match ends is of no
+            // use.
             let input = Input::new(text).earliest(true);
             self.regex
-                .search_half_with(&mut kept[0].1, &input)
+                .search_half_with(&mut scratches[0].1, &input)
                 .is_some()
         })
     }
@@ -191,6 +196,7 @@ fn positions(hir: &Hir) -> usize {
     match hir.kind() {
         HirKind::Empty => 0,
         HirKind::Literal(literal) => literal.0.len(),
+        // A search goes byte by byte, and these characters have several.
         HirKind::Class(Class::Unicode(class)) if !class.is_ascii() => 2,
         HirKind::Class(_) | HirKind::Look(_) => 1,
         HirKind::Repetition(repetition) => {
@@ -420,8 +426,9 @@ mod tests {
                 assert!(pattern.is_in(&n.to_string()) && !pattern.is_in("x"));
             }
         }
-        let kept = KEPT.with_borrow(|kept| kept.iter().map(|(id, _)| *id).collect::<Vec<_>>());
+        let scratches = SCRATCHES
+            .with_borrow(|scratches| scratches.iter().map(|(id, _)| *id).collect::<Vec<_>>());
         let last: Vec<u64> = patterns.iter().rev().map(|pattern| pattern.id).collect();
-        assert_eq!(kept, last[..limits::REGEX_SCRATCHES]);
+        assert_eq!(scratches, last[..limits::REGEX_SCRATCHES]);
     }
 }

@@ -207,6 +207,7 @@ impl Candidate {
                     kind: KeyKind::Element,
                     key,
                 }];
+                // A connection's channels are always a list.
                 keys.extend((*index != IndexRef::Channels).then_some(in_map));
                 keys
             }
@@ -301,7 +302,10 @@ pub(super) fn plan(
         })
         .collect();
 
+    // At the same cost the first conjunct wins, so that a filter with its params has one plan.
     ranked.sort_unstable_by_key(|(rank, at, _)| (*rank, *at));
+    // The cheapest may still turn out to be one that no index answers, now that its values are
+    // read.
     let found = ranked
         .into_iter()
         .find_map(|(_, at, candidate)| Some((at, candidate.access(params)?)));

@@ -213,6 +213,7 @@ impl<'f> Base<'f> {
     /// Takes from the bytes that one evaluation may compare, search or build.
     #[inline]
     pub(super) fn charge(&self, bytes: usize, span: Span) -> Result<(), EvalError> {
+        // What does not fit is over every budget.
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         match self.bytes.get().checked_sub(bytes) {
             Some(left) => {
@@ -263,10 +264,12 @@ impl<'f> Base<'f> {
 
     /// Whether two maps of the same length have the same keys.
     fn same_keys(&self, a: &Map, b: &Map, span: Span) -> Result<bool, EvalError> {
+        // Maps of the same keys share a layout, unless a filter has built one of them.
         if Arc::ptr_eq(a.layout(), b.layout()) {
             return Ok(true);
         }
 
+        // Both are sorted, so equal keys are at equal places.
         for (a, b) in a.keys().iter().zip(b.keys()) {
             let same = match (a, b) {
                 (MapKey::String(a), MapKey::String(b)) => self.same_text(a, b, span)?,
@@ -300,6 +303,8 @@ impl<'f> Base<'f> {
     ) -> Result<bool, EvalError> {
         match list {
             Value::List(items) => {
+                // Each item is charged as it is reached: a long list may have its match at the
+                // front.
                 for candidate in items.iter() {
                     self.charge(ITEM, span)?;
                     if self.equal(candidate, item, span)? {
@@ -451,6 +456,7 @@ impl ScalarSet {
                 Value::Bool(which) => set.bools[usize::from(*which)] = true,
                 Value::Int(int) => _ = set.ints.insert(*int),
                 Value::Double(double) => match double_as_int(*double) {
+                    // It goes among the ints, so that an equal int finds it.
                     Some(int) => _ = set.ints.insert(int),
                     // NaN equals nothing, itself included.
                     None if double.is_nan() => {}

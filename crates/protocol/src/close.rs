@@ -32,13 +32,13 @@ pub fn is_final(code: u16) -> bool {
 }
 
 /// The reason with [`UNAUTHORIZED`] for a client without a client key, in a protocol that asks for one.
-pub const KEY_MISSING: &str = "a client key is required, and there is none";
+pub const KEY_MISSING: &str = "a client key is required, but was not sent";
 /// The reason for one with a client key that is not the app's.
 pub const KEY_UNKNOWN: &str = "unknown client key";
 /// The reason for a server library with an API key that is not the app's.
 pub const API_KEY_UNKNOWN: &str = "unknown API key";
 /// The reason for a client without a token, where one is required.
-pub const TOKEN_MISSING: &str = "a token is required, and there is none";
+pub const TOKEN_MISSING: &str = "a token is required, but was not sent";
 /// How the reason begins for a page that may not connect with any credentials.
 pub const ORIGIN_REFUSED: &str = "the Origin ";
 /// How the reason begins for a page that might connect with a token.

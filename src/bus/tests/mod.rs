@@ -207,13 +207,13 @@ async fn works(url: &str) {
             vec!["2".into(), channel, command],
         );
         let after = two.bus.publish(topic, "3".into());
-        let kept = two.bus.command(topic, {
+        let stored = two.bus.command(topic, {
             let mut get = Cmd::new();
             get.arg("GET").arg(&key);
             get
         });
         // The order is that of the calls, whichever future is polled first.
-        assert_eq!(kept.await, Ok(Value::BulkString(b"2".to_vec())));
+        assert_eq!(stored.await, Ok(Value::BulkString(b"2".to_vec())));
         assert_eq!(
             (after.await, script.await, before.await),
             (Ok(1), Ok(Value::Int(1)), Ok(1))

@@ -75,6 +75,7 @@ impl Printer {
             output::note(&format!("cannot read this message: {}", harmless(text)));
             return Ok(ControlFlow::Continue(()));
         };
+        // Events are the only messages without an `op`.
         if fields.event.is_some() && fields.op.is_none() {
             let data = fields.data.map_or("null", RawValue::get);
             return Ok(self.event(&fields, &one_line(data), &one_line(text))?);
@@ -96,6 +97,7 @@ impl Printer {
             }
             Some("bye") => socket.note_bye(fields.reconnect_in_ms),
             Some("error") => {
+                // A code is a word in errors and a number elsewhere, and is shown as it came.
                 let code = fields.code.map_or("", RawValue::get).trim_matches('"');
                 let (code, message) = (one_line(code), fields.message.unwrap_or_default());
                 let message = harmless(&message);
@@ -107,6 +109,7 @@ impl Printer {
                 }
                 output::note(&format!("error {code}: {message}"));
             }
+            // Later servers may say more than this program knows.
             _ => output::note(&one_line(text)),
         }
 
@@ -132,6 +135,7 @@ impl Printer {
         };
 
         let base64 = BASE64.encode(bytes);
+        // The header is a JSON object, so the bytes can be added to its text.
         let head = header.trim_end().strip_suffix('}').unwrap_or(header);
         let line = format!("{head},\"data_base64\":\"{base64}\"}}");
 

@@ -17,9 +17,9 @@ const GOOD: Duration = Duration::from_secs(10);
 /// How to come back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Next {
-    /// After this pause.
+    /// Come back after this pause.
     After(Duration),
-    /// After a pause that grows from one failure to the next.
+    /// Come back after a pause that grows from one failure to the next.
     Backoff,
 }
 

@@ -209,6 +209,7 @@ impl Socket {
 
 /// Whether the answer is to our key (RFC 6455, section 4.1), and so not one out of a cache.
 fn is_accepted(response: &Response<Incoming>, key: &str) -> bool {
+    // The protocol demands SHA-1. Nothing secret depends on it.
     let hash = digest::digest(
         &digest::SHA1_FOR_LEGACY_USE_ONLY,
         &[key.as_bytes(), GUID].concat(),

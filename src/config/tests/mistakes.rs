@@ -392,8 +392,8 @@ key = \"{KEY}\"
     let expected = [
         "2: shards = 999 is over 256",
         "5: limits.heartbeat = 20: a duration needs a unit",
-        "8: app \"blog\": client_auth is \"required\", and there is no key to verify tokens with",
-        "16: apps.blog.keys[1].key_file: cannot read the file: there is no such file",
+        "8: app \"blog\": client_auth is \"required\", but no key is set that verifies tokens",
+        "16: apps.blog.keys[1].key_file: cannot read the file: no such file",
         "18: API keys \"one\" of app \"blog\" and \"three\" of app \"blog\" are the same key",
         "24: app \"shop\": the token secret has 5 bytes",
         "28: app \"shop\": client key \"web\" must be 8 to 128",

@@ -255,13 +255,13 @@ fn flags_set_histories_by_pattern_and_turn_stored_events_on_and_off() {
         ..ChannelRule::new("room-*", 2)
     };
     assert_eq!(app.channels, [room, ChannelRule::new("*", 4)]);
-    let kept = UserEvents {
+    let stored = UserEvents {
         size: 3,
         ..UserEvents::default()
     };
     for (flags, expected) in [
-        (&[][..], Some(kept)),
-        (&["--store-user-events"], Some(kept)),
+        (&[][..], Some(stored)),
+        (&["--store-user-events"], Some(stored)),
         (&["--store-user-events=false"], None),
     ] {
         assert_eq!(default(flags, &[]).user_events, expected, "{flags:?}");
@@ -410,7 +410,7 @@ fn files_that_cannot_be_read_are_named() {
         .to_string();
     assert_eq!(
         text,
-        "--config: cannot read /nonexistent/fanfare.toml: there is no such file"
+        "--config: cannot read /nonexistent/fanfare.toml: no such file"
     );
     let variables = [("FANFARE_CONFIG", "/nonexistent/fanfare.toml")];
     let text = load(&[], &variables).unwrap_err().to_string();
@@ -430,7 +430,7 @@ fn files_that_cannot_be_read_are_named() {
         .to_string();
     assert!(
         error.contains("bad.toml:3: apps.default.tokens[0].public_key_file: cannot read")
-            && error.ends_with("none.pem: there is no such file"),
+            && error.ends_with("none.pem: no such file"),
         "{error}"
     );
 }
@@ -474,7 +474,7 @@ fn an_app_that_only_a_variable_made_is_told_of() {
         panic!("{problems:?}");
     };
     assert!(
-        problem.starts_with("app \"default\": there is no key to verify client tokens with;")
+        problem.starts_with("app \"default\": no key is set that verifies client tokens;")
             && problem.ends_with(
                 "(FANFARE_API_KEY made the app \"default\", which the file does not name)"
             ),

@@ -8,7 +8,7 @@ fn off_loopback_it_wants_keys() {
     let text = found_problem(&listen);
     assert!(text.contains("set --api-key or FANFARE_API_KEY"), "{text}");
     assert!(
-        text.contains("app \"default\": there is no key to verify client tokens with"),
+        text.contains("app \"default\": no key is set that verifies client tokens"),
         "{text}"
     );
     let text = found_problem(&["--admin-listen", "[::]:7071"]);
@@ -26,7 +26,7 @@ fn off_loopback_it_wants_keys() {
         );
         assert!(
             text.contains(&format!(
-                "client_auth is \"{client_auth}\", and there is no key"
+                "client_auth is \"{client_auth}\", but no key is set"
             )),
             "{text}"
         );
@@ -449,8 +449,9 @@ fn clients_of_a_key_that_may_authenticate_need_a_key_for_tokens() {
     for client_auth in ["required", "optional"] {
         let set = format!("client_auth = \"{client_auth}\"");
         let text = with(&set, "0.0.0.0:7070").check().unwrap_err().to_string();
-        let expected =
-            format!("app \"a\", client key \"web\": client_auth is \"{client_auth}\", and there");
+        let expected = format!(
+            "app \"a\", client key \"web\": client_auth is \"{client_auth}\", but no key is set"
+        );
         assert!(
             text.starts_with(&expected) && text.lines().count() == 1,
             "{text}"

@@ -60,19 +60,20 @@ fn redis_is_set_in_every_layer() {
 #[test]
 fn a_bad_address_names_its_flag_and_not_its_password() {
     let bad = "redis://ann:swordfish@host:port";
-    let told = load(&["--redis", bad], &[]).unwrap_err().to_string();
+    let message = load(&["--redis", bad], &[]).unwrap_err().to_string();
     assert_eq!(
-        told,
+        message,
         "--redis: the port of address 1 is not a number from 1 to 65535"
     );
-    let told = load(&[], &[("FANFARE_REDIS", bad)])
+    let message = load(&[], &[("FANFARE_REDIS", bad)])
         .unwrap_err()
         .to_string();
-    assert!(told.starts_with("FANFARE_REDIS: the port"), "{told}");
-    let told = parse(&format!("[redis]\nurl = \"{bad}\"\n")).unwrap_err();
+    assert!(message.starts_with("FANFARE_REDIS: the port"), "{message}");
+    let message = parse(&format!("[redis]\nurl = \"{bad}\"\n")).unwrap_err();
     assert!(
-        told.starts_with("fanfare.toml:2: redis.url: the port") && !told.contains("swordfish"),
-        "{told}"
+        message.starts_with("fanfare.toml:2: redis.url: the port")
+            && !message.contains("swordfish"),
+        "{message}"
     );
     let shown = format!("{:?}", args(&["--redis", "redis://ann:swordfish@host"]));
     assert!(!shown.contains("swordfish"), "{shown}");
@@ -81,15 +82,15 @@ fn a_bad_address_names_its_flag_and_not_its_password() {
         load(&["--redis", "redis://ann:swordfish@host"], &[]).unwrap()
     );
     assert!(!shown.contains("swordfish"), "{shown}");
-    let told = load(
+    let message = load(
         &["--redis", "rediss://host", "--redis-ca", "/nowhere/ca.pem"],
         &[],
     )
     .unwrap_err()
     .to_string();
     assert!(
-        told.starts_with("redis.ca: cannot read /nowhere/ca.pem: there is no such file"),
-        "{told}"
+        message.starts_with("redis.ca: cannot read /nowhere/ca.pem: no such file"),
+        "{message}"
     );
 }
 

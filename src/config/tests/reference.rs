@@ -88,7 +88,7 @@ fn the_reference_has_every_key_with_its_default() {
 fn the_reference_has_the_defaults_of_what_is_kept() {
     let reference = reference();
     let rule = ChannelRule::new("*", 0);
-    let kept = UserEvents::default();
+    let events = UserEvents::default();
     let defaults = [
         ("history_size", rule.history_size.to_string()),
         ("history_bytes", rule.history_bytes.to_string()),
@@ -98,8 +98,8 @@ fn the_reference_has_the_defaults_of_what_is_kept() {
         ),
         ("presence", rule.presence.name().to_owned()),
         ("leave_after", "0s".to_owned()),
-        ("size", kept.size.to_string()),
-        ("bytes", kept.bytes.to_string()),
+        ("size", events.size.to_string()),
+        ("bytes", events.bytes.to_string()),
     ];
     for (key, default) in defaults {
         assert!(
@@ -107,7 +107,7 @@ fn the_reference_has_the_defaults_of_what_is_kept() {
             "{key} {default}"
         );
     }
-    assert!(reference.contains("| `ttl` | `24h` |") && kept.ttl == Duration::from_hours(24));
+    assert!(reference.contains("| `ttl` | `24h` |") && events.ttl == Duration::from_hours(24));
 }
 
 #[test]

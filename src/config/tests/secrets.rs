@@ -173,7 +173,7 @@ fn a_file_of_a_secret_that_cannot_be_used_is_named_by_its_setting() {
         (["--redis-file", &*bad], "--redis: address 1 has no host"),
         (
             ["--token-secret-file", "S3cret"],
-            "--token-secret-file: cannot read the file: there is no such file; name a file",
+            "--token-secret-file: cannot read the file: no such file; name a file",
         ),
     ] {
         let error = load(&flags, &[]).unwrap_err().to_string();

@@ -12,7 +12,7 @@ fn in_development_everyone_on_this_machine_may_do_everything() {
         lines(&[]),
         [
             "clients: everyone on this machine, with or without a token (client_auth = \"optional\"); pages on localhost only",
-            "callers: everyone on this machine (there is no API key)",
+            "callers: everyone on this machine (no API key is set)",
             "protocols: fanfare.v1 at /v1/connect only (--protocol adds others)",
             "kept: nothing (no channel has a history, and no events are stored for users)",
         ]

@@ -295,6 +295,7 @@ impl Tables {
     /// Waits until the threads that sort and merge keep up. The database waits for them too, a little later, and does so
     /// forever if one of them has failed.
     fn await_sorting(&self) -> fjall::Result<()> {
+        // Both are a little below what makes the database itself wait.
         let is_behind = |table: &&Keyspace| {
             table.tree.sealed_memtable_count() > 2 || table.tree.l0_run_count() > 24
         };

@@ -20,7 +20,7 @@ pub(super) enum Kind {
 
 /// The answer that was given to the first request with a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct KeptAnswer {
+pub(crate) struct StoredAnswer {
     /// A digest of the request's body.
     pub(crate) body: Box<str>,
     pub(crate) answer: Bytes,
@@ -88,20 +88,20 @@ impl Store {
         &mut self,
         app: AppId,
         name: &str,
-        kept: &KeptAnswer,
+        stored: &StoredAnswer,
         window_ms: u64,
     ) -> Result<(), Fault> {
-        let mut value = Vec::with_capacity(2 + kept.body.len() + kept.answer.len());
+        let mut value = Vec::with_capacity(2 + stored.body.len() + stored.answer.len());
         // It is a digest, so its length fits 16 bits.
-        value.put_u16(kept.body.len() as u16);
-        value.put_slice(kept.body.as_bytes());
-        value.put_slice(&kept.answer);
+        value.put_u16(stored.body.len() as u16);
+        value.put_slice(stored.body.as_bytes());
+        value.put_slice(&stored.answer);
         let (app, until_ms) = (self.number_of(app), self.now_ms().saturating_add(window_ms));
         self.remember(Kind::Answer, (app, name.as_bytes()), until_ms, &value)
     }
 
     /// The answer that was stored for the key called `name`, if it is not past its time.
-    pub(super) fn answer(&mut self, app: AppId, name: &str) -> Result<Option<KeptAnswer>, Fault> {
+    pub(super) fn answer(&mut self, app: AppId, name: &str) -> Result<Option<StoredAnswer>, Fault> {
         let key = key(Kind::Answer, self.number_of(app), name.as_bytes());
         let Some(record) = self.tables().facts.get(key)? else {
             return Ok(None);
@@ -117,7 +117,7 @@ impl Store {
             return Err(Fault::Damage("a stored answer cannot be read".into()));
         };
 
-        Ok(Some(KeptAnswer {
+        Ok(Some(StoredAnswer {
             body: String::from_utf8_lossy(body).into(),
             answer: Bytes::copy_from_slice(answer),
         }))

@@ -41,7 +41,7 @@ struct State {
 }
 
 /// Nothing is past its time while it is tried.
-const KEPT: Retention = Retention {
+const RETENTION: Retention = Retention {
     ttl: Duration::from_hours(24),
     ..KEEP
 };
@@ -55,7 +55,7 @@ fn keys() -> Vec<Key> {
 fn state(store: &mut Store) -> State {
     let mut state = State::default();
     for key in keys() {
-        let Some(read) = store.kept(&key, 0).unwrap() else {
+        let Some(read) = store.stored(&key, 0).unwrap() else {
             continue;
         };
 
@@ -76,8 +76,8 @@ fn state(store: &mut Store) -> State {
 
     for at in 0..100 {
         let name = format!("request {at}");
-        let kept = store.answer(AppId(0), &name).unwrap();
-        state.answers.extend(kept.map(|_| name));
+        let stored = store.answer(AppId(0), &name).unwrap();
+        state.answers.extend(stored.map(|_| name));
     }
 
     state.revoked = store.revoked(AppId(1)).unwrap();
@@ -87,14 +87,17 @@ fn state(store: &mut Store) -> State {
 /// Does what belongs to group number `at`, without ending it.
 fn act(store: &mut Store, at: usize) {
     let keys = keys();
-    let few = Retention { events: 3, ..KEPT };
+    let few = Retention {
+        events: 3,
+        ..RETENTION
+    };
     store.append(&keys[0], &few, &event(10)).unwrap();
 
     for n in 0..at % 4 {
         let key = &keys[(at + n) % keys.len()];
         // Some groups reach over several pages.
         let length = if at % 7 == 3 { 6_000 } else { 30 * n };
-        store.append(key, &KEPT, &event(length)).unwrap();
+        store.append(key, &RETENTION, &event(length)).unwrap();
     }
 
     if at % 5 == 4 {
@@ -104,13 +107,13 @@ fn act(store: &mut Store, at: usize) {
     }
 
     if at % 6 == 1 {
-        let kept = KeptAnswer {
+        let stored = StoredAnswer {
             body: "digest".into(),
             answer: "{}".into(),
         };
         let name = format!("request {at}");
         store
-            .keep_answer(AppId(0), &name, &kept, 60_000_000)
+            .keep_answer(AppId(0), &name, &stored, 60_000_000)
             .unwrap();
     }
 
@@ -190,7 +193,7 @@ impl Recorded {
 
         for key in keys() {
             let before = store.position(&key).unwrap();
-            let next = store.append(&key, &KEPT, &event(1)).unwrap().position;
+            let next = store.append(&key, &RETENTION, &event(1)).unwrap().position;
             assert_eq!(next.offset, before.offset + 1, "{what}");
         }
 
@@ -318,7 +321,7 @@ fn a_directory_whose_making_was_cut_short_is_made_again() {
         }
 
         let mut store = directory.store();
-        store.append(&channel("c"), &KEPT, &event(1)).unwrap();
+        store.append(&channel("c"), &RETENTION, &event(1)).unwrap();
         store.commit(Survives::PowerLoss).unwrap();
         drop(store);
         let one = OnDisk {

@@ -20,7 +20,7 @@ use crate::{
 /// Nothing of what is recorded is ever past its time.
 const FOREVER: Duration = Duration::from_hours(1_000_000);
 
-const KEPT: Retention = Retention {
+const RETENTION: Retention = Retention {
     ttl: FOREVER,
     ..KEEP
 };
@@ -30,8 +30,8 @@ fn recorded(format: u32) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-fn answer() -> KeptAnswer {
-    KeptAnswer {
+fn answer() -> StoredAnswer {
+    StoredAnswer {
         body: "digest".into(),
         answer: "{\"id\":1}".into(),
     }
@@ -57,15 +57,18 @@ fn record_a_directory() {
 
     let fill = |store: &mut Store, count| {
         for n in 0..count {
-            store.append(&room, &KEPT, &event(n)).unwrap();
-            store.append(&ann, &KEPT, &not_for_phones(n)).unwrap();
+            store.append(&room, &RETENTION, &event(n)).unwrap();
+            store.append(&ann, &RETENTION, &not_for_phones(n)).unwrap();
         }
         store.commit(Survives::PowerLoss).unwrap();
     };
 
     fill(&mut store, 4);
     store.confirm(&ann, 2, &ANYONE).unwrap();
-    let few = Retention { events: 1, ..KEPT };
+    let few = Retention {
+        events: 1,
+        ..RETENTION
+    };
     for _ in 0..3 {
         store.append(&channel("news"), &few, &event(1)).unwrap();
     }
@@ -77,8 +80,8 @@ fn record_a_directory() {
     // Some of it is in sorted files now, and the rest is in the journal.
     fill(&mut store, 2);
     let window_ms = FOREVER.as_millis() as u64;
-    let kept = store.keep_answer(AppId(0), "request", &answer(), window_ms);
-    kept.unwrap();
+    let stored = store.keep_answer(AppId(0), "request", &answer(), window_ms);
+    stored.unwrap();
     store.close().unwrap();
     drop(store);
 
@@ -102,14 +105,17 @@ async fn is_read(format: u32) {
 
     let store = Disk::open(directory.setup(DataSync::Never, 1 << 30)).unwrap();
     assert_eq!(store.take_revoked(), [Vec::new(), revoked()]);
-    let kept = store.answer(AppId(0), "request").await.unwrap();
-    assert_eq!(kept, Some(answer()));
+    let stored = store.answer(AppId(0), "request").await.unwrap();
+    assert_eq!(stored, Some(answer()));
     let room = channel("room");
-    let before = store.position(&room, &KEPT).await.unwrap();
+    let before = store.position(&room, &RETENTION).await.unwrap();
     assert_eq!(before.offset, 6);
     assert!(expected.contains(&before.epoch.to_string()));
     let epoch = before.epoch.to_string();
-    let missed = store.since(&room, &KEPT, Some(&epoch), 4).await.unwrap();
+    let missed = store
+        .since(&room, &RETENTION, Some(&epoch), 4)
+        .await
+        .unwrap();
     assert!(missed.recovered);
     assert_eq!(offsets(&missed.entries), [5, 6]);
     let news = store.page(&channel("news"), 0, 10).await.unwrap().unwrap();
@@ -118,7 +124,11 @@ async fn is_read(format: u32) {
     assert_eq!(offsets(&waiting.entries), [3, 4, 5, 6]);
     assert!(waiting.entries.iter().all(|entry| entry.omit.is_some()));
 
-    let next = store.append(&room, &KEPT, event(1)).await.unwrap().position;
+    let next = store
+        .append(&room, &RETENTION, event(1))
+        .await
+        .unwrap()
+        .position;
     assert_eq!((next.epoch, next.offset), (before.epoch, 7));
     drop(store);
     assert_eq!(tools::check(&directory.0).unwrap().problems, [""; 0]);

@@ -147,6 +147,8 @@ impl Groups<'_> {
     /// The length of the next group; absent if there is none that is whole.
     fn next_length(&mut self) -> io::Result<Option<u64>> {
         let before = self.rest;
+        // They are a kind, the number of items, and a sequence number, which says nothing of the
+        // length.
         let Some([START, count @ .., _, _, _, _, _, _, _, _]) = self.take::<13>()? else {
             return Ok(None);
         };
@@ -174,6 +176,7 @@ impl Groups<'_> {
         let Some(head) = self.take::<ITEM_HEAD>()? else {
             return Ok(false);
         };
+        // Only the lengths of the key and the value are needed. The rest is the database's own.
         let [ITEM, _, _, .., k0, k1, _, _, _, _, v0, v1, v2, v3] = head else {
             return Ok(false);
         };

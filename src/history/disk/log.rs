@@ -56,7 +56,7 @@ pub(super) struct Log {
     /// The generation of the directory in which it was last written.
     pub(super) generation: u32,
     pub(super) stubs: VecDeque<Stub>,
-    /// As [`Entry::bytes`] counts them.
+    /// Bytes of its events, as [`Entry::bytes`] counts them.
     pub(super) bytes: u64,
     /// The minute for which it was last noted as due.
     pub(super) due: u32,
@@ -135,6 +135,7 @@ impl Log {
         // From most readers nothing is withheld, and nothing has to be remembered.
         if has_withheld {
             self.confirmed.retain(|known| known.who != who);
+            // One that is forgotten costs a longer look the next time, and nothing else.
             if self.confirmed.len() == HISTORY_CONFIRMERS {
                 self.confirmed.remove(0);
             }
@@ -153,6 +154,7 @@ impl Log {
         if self.stubs.is_empty() {
             self.confirmed = Vec::new();
         }
+        // Rarely: a topic that is in use grows again, and would be copied each time.
         if self.stubs.capacity() > 16 + 4 * self.stubs.len() {
             self.stubs.shrink_to(2 * self.stubs.len());
         }

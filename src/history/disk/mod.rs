@@ -35,7 +35,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 pub use self::database::DataError;
-pub(crate) use self::facts::KeptAnswer;
+pub(crate) use self::facts::StoredAnswer;
 use self::{
     store::Store,
     worker::{Job, Reply, Worker},
@@ -54,8 +54,8 @@ use crate::{
 
 /// An app whose events are stored.
 #[derive(Clone)]
-pub(crate) struct Kept {
-    /// Under which the directory knows it.
+pub(crate) struct StoredApp {
+    /// The name under which the directory knows it.
     pub(crate) name: String,
     pub(crate) metrics: Arc<AppMetrics>,
     /// Most bytes of its events, as [`DataConfig::max_bytes`] counts them.
@@ -67,13 +67,13 @@ pub(crate) struct Setup {
     pub(crate) config: DataConfig,
     pub(crate) metrics: Arc<Metrics>,
     /// By `AppId`.
-    pub(crate) apps: Vec<Kept>,
+    pub(crate) apps: Vec<StoredApp>,
     pub(crate) is_occupied: Arc<Occupied>,
     /// Free bytes that the disk must have.
     pub(crate) spare_bytes: u64,
 }
 
-/// Keeps events in a data directory.
+/// Stores events in a data directory.
 pub(crate) struct Disk {
     jobs: SyncSender<Job>,
     shared: Arc<Shared>,
@@ -178,14 +178,14 @@ impl Disk {
         &self,
         app: AppId,
         name: &str,
-        kept: KeptAnswer,
+        stored: StoredAnswer,
         window: Duration,
     ) -> Result<(), HistoryError> {
         let name = name.into();
         self.ask(|reply| Job::KeepAnswer {
             app,
             name,
-            kept,
+            stored,
             window,
             reply,
         })
@@ -197,7 +197,7 @@ impl Disk {
         &self,
         app: AppId,
         name: &str,
-    ) -> Result<Option<KeptAnswer>, HistoryError> {
+    ) -> Result<Option<StoredAnswer>, HistoryError> {
         let name = name.into();
         self.ask(|reply| Job::Answer { app, name, reply }).await
     }

@@ -49,6 +49,8 @@ impl Name {
 
 /// A key of the table of what is due: kinds 0 and 1 are the topics of channels and users, the others facts.
 pub(super) fn due_key(app: u32, minute: u32, kind: u8, name: &[u8]) -> Vec<u8> {
+    // Numbers whose greatest byte comes first sort as their bytes: what is due is in order of
+    // minutes.
     let mut key = Vec::with_capacity(9 + name.len());
     key.put_u32(app);
     key.put_u32(minute);
@@ -92,6 +94,7 @@ impl<'a> Due<'a> {
 
 /// The key of an event.
 pub(super) fn event_key(topic: u64, offset: u64) -> [u8; 16] {
+    // The events of a topic follow each other in the table, by their offsets.
     let mut key = [0; 16];
     key[..8].copy_from_slice(&topic.to_be_bytes());
     key[8..].copy_from_slice(&offset.to_be_bytes());

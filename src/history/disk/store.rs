@@ -327,7 +327,11 @@ impl Store {
     }
 
     /// The position of a topic and what is stored of it after `after`; absent if it has no numbering.
-    pub(super) fn kept(&mut self, key: &Key, after: u64) -> Result<Option<Read<Position>>, Fault> {
+    pub(super) fn stored(
+        &mut self,
+        key: &Key,
+        after: u64,
+    ) -> Result<Option<Read<Position>>, Fault> {
         let name = self.name_of(key);
         let Some(mut log) = self.take(&name)? else {
             return Ok(None);

@@ -22,7 +22,7 @@ impl Directory {
 
     pub(super) fn setup(&self, sync: DataSync, max_bytes: usize) -> Setup {
         let metrics = Arc::new(Metrics::new());
-        let apps = ["a", "b"].map(|name| Kept {
+        let apps = ["a", "b"].map(|name| StoredApp {
             name: name.to_owned(),
             metrics: Arc::new(metrics.app(name)),
             quota: None,
@@ -224,9 +224,9 @@ fn the_app_that_keeps_most_gives_up_its_oldest() {
         }
     }
     assert!(!store.is_over_bound());
-    let kept = store.kept(&modest, 0).unwrap().unwrap();
+    let stored = store.stored(&modest, 0).unwrap().unwrap();
     assert!(
-        kept.run.after < kept.run.end,
+        stored.run.after < stored.run.end,
         "it keeps less than its share"
     );
     assert!(store.counts().events > 20);
@@ -282,18 +282,18 @@ async fn revocations_and_answers_outlive_a_restart() {
     let revocation = crate::auth::Revocation::new(1_000, u64::from(u32::MAX));
     let revoked = vec![("ann".into(), revocation)];
     store.revoke(AppId(1), revoked.clone()).await.unwrap();
-    let kept = KeptAnswer {
+    let stored = StoredAnswer {
         body: "digest".into(),
         answer: "{}".into(),
     };
     let window = Duration::from_hours(1);
-    let answer = store.keep_answer(AppId(0), "key", kept.clone(), window);
+    let answer = store.keep_answer(AppId(0), "key", stored.clone(), window);
     answer.await.unwrap();
     drop(store);
 
     let store = directory.open();
     assert_eq!(store.take_revoked(), [Vec::new(), revoked]);
-    assert_eq!(store.answer(AppId(0), "key").await.unwrap(), Some(kept));
+    assert_eq!(store.answer(AppId(0), "key").await.unwrap(), Some(stored));
     assert_eq!(store.answer(AppId(1), "key").await.unwrap(), None);
 }
 
@@ -310,10 +310,10 @@ async fn an_app_over_its_quota_is_refused_and_another_goes_on() {
             Err(error) => break error,
         }
     };
-    let HistoryError::OverQuota { kept, quota } = error else {
+    let HistoryError::OverQuota { stored, quota } = error else {
         panic!("{error}");
     };
-    assert!(kept >= quota && quota == 10_000);
+    assert!(stored >= quota && quota == 10_000);
     let other = user("u");
     store.append(&other, &KEEP, event(1_000)).await.unwrap();
 }

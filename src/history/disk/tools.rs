@@ -28,11 +28,11 @@ pub(crate) struct Findings {
 }
 
 /// Most problems that are reported one by one.
-const TOLD: usize = 20;
+const PROBLEMS_SHOWN: usize = 20;
 
 impl Findings {
     fn problem(&mut self, problem: String) {
-        if self.problems.len() < TOLD {
+        if self.problems.len() < PROBLEMS_SHOWN {
             self.problems.push(problem);
         }
     }
@@ -57,6 +57,7 @@ fn look_at_all(tables: &Tables) -> Result<Findings, Fault> {
     for guard in tables.topics.iter() {
         let (key, record) = guard.into_inner()?;
         findings.topics += 1;
+        // It comes after the number of the app and the kind, as `Name::key` writes it.
         let name = String::from_utf8_lossy(key.get(5..).unwrap_or_default()).into_owned();
         match record::decode_log(&record) {
             Some(log) => drop(topics.insert(log.id, (log, key.get(4) == Some(&1), name))),

@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use super::{
     Room, Setup, Shared,
     database::{Fault, Survives},
-    facts::KeptAnswer,
+    facts::StoredAnswer,
     journal::Left,
     store::{Read, Snapshot, Store, TopicOnDisk},
 };
@@ -70,14 +70,14 @@ pub(super) enum Job {
     KeepAnswer {
         app: AppId,
         name: Box<str>,
-        kept: KeptAnswer,
+        stored: StoredAnswer,
         window: Duration,
         reply: Reply<()>,
     },
     Answer {
         app: AppId,
         name: Box<str>,
-        reply: Reply<Option<KeptAnswer>>,
+        reply: Reply<Option<StoredAnswer>>,
     },
     Revoke {
         app: AppId,
@@ -117,6 +117,7 @@ impl Job {
 /// Free bytes of the disk that `directory` is on; as many as there can be if that is not known.
 fn free_bytes(directory: &Path) -> u64 {
     let disk = rustix::fs::statvfs(directory);
+    // These are less what the system keeps for root.
     disk.map_or(u64::MAX, |disk| disk.f_bavail.saturating_mul(disk.f_frsize))
 }
 
@@ -126,7 +127,7 @@ enum Pending {
     Position(Reply<Position>, Position),
     Absent(Reply<Option<Page>>),
     Nothing(Reply<Waiting>),
-    Answer(Reply<Option<KeptAnswer>>, Option<KeptAnswer>),
+    Answer(Reply<Option<StoredAnswer>>, Option<StoredAnswer>),
     Done(Reply<()>),
 }
 
@@ -319,6 +320,7 @@ impl Worker {
                 room,
                 reply,
             } => {
+                // It is out of the queue, whose bytes this bounds.
                 drop(room);
                 if let Err(error) = store.check_quota(key.app) {
                     // Events past their time make room.
@@ -337,11 +339,11 @@ impl Worker {
             Job::KeepAnswer {
                 app,
                 name,
-                kept,
+                stored,
                 window,
                 reply,
             } => {
-                store.keep_answer(app, &name, &kept, window.as_millis() as u64)?;
+                store.keep_answer(app, &name, &stored, window.as_millis() as u64)?;
                 Pending::Done(reply)
             }
             Job::Answer { app, name, reply } => Pending::Answer(reply, store.answer(app, &name)?),
@@ -393,14 +395,14 @@ impl Worker {
                 after,
                 limit,
                 reply,
-            } => match store.kept(&key, after)? {
+            } => match store.stored(&key, after)? {
                 Some(read) => {
                     let purpose = Purpose::Page(reply, read.answer, limit);
                     self.begin_reading(&read, purpose);
                 }
                 None => self.pending.push(Pending::Absent(reply)),
             },
-            Job::Waiting { key, reply } => match store.kept(&key, 0)? {
+            Job::Waiting { key, reply } => match store.stored(&key, 0)? {
                 Some(read) => {
                     let purpose = Purpose::Waiting(reply, read.answer);
                     self.begin_reading(&read, purpose);

@@ -70,6 +70,7 @@ impl Accounting {
     /// is stored is a run.
     pub(super) fn add(&mut self, key: &Key, log: &mut Log, entry: Entry, ttl: Duration, now: Now) {
         let until = now.age.saturating_add(ttl);
+        // Ends are in the order of offsets, so that the first which is no later ends the search.
         for older in log
             .entries
             .iter_mut()

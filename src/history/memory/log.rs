@@ -80,6 +80,7 @@ impl Log {
         if self.entries.is_empty() {
             self.confirmed = Vec::new();
         }
+        // The two factors are apart, or a topic that grows and shrinks would be copied each time.
         if self.entries.capacity() > 16 + 4 * self.entries.len() {
             self.entries.shrink_to(2 * self.entries.len());
         }
@@ -147,6 +148,7 @@ impl Log {
 
     /// Whether nothing but what was confirmed is missing after `offset` of `epoch`.
     pub(super) fn proves(&self, epoch: Option<&str>, offset: u64) -> bool {
+        // A client that names no epoch is taken to mean the present one.
         let same = epoch.is_none_or(|epoch| epoch.parse() == Ok(self.epoch));
         same && (self.lost_to..=self.newest).contains(&offset)
     }

@@ -57,6 +57,7 @@ impl MemoryStore {
     /// Makes sure that the app may store one more event. Events past their time make room for it, a slice of them
     /// per call.
     pub(super) fn make_room(&mut self, app: AppId, now: Now) -> Result<(), HistoryError> {
+        // It is bounded, since a caller waits for it and the others wait for the lock.
         for _ in 0..HISTORY_EXPIRE_SLICE {
             let share = &self.accounting.shares[usize::from(app.0)];
             let Some(quota) = share.quota.filter(|quota| share.bytes >= *quota) else {
@@ -66,7 +67,7 @@ impl MemoryStore {
             let Some(key) = share.ages.expired(now.age).cloned() else {
                 share.metrics.storage_refused.inc();
                 return Err(HistoryError::OverQuota {
-                    kept: share.bytes as u64,
+                    stored: share.bytes as u64,
                     quota: quota as u64,
                 });
             };

@@ -106,7 +106,7 @@ impl From<BusError> for HistoryError {
 }
 
 impl RedisHistory {
-    /// A store over `bus`. `apps` by `AppId`, and so how many bytes each may keep, if that is bounded.
+    /// A store over `bus`. `apps` by `AppId`, and so how many bytes each may store, if that is bounded.
     pub(crate) fn new(
         bus: Arc<Bus>,
         metrics: Arc<Metrics>,
@@ -165,7 +165,7 @@ impl Inner {
             None
         };
 
-        // By the first key a script learns under which primary it runs.
+        // A script learns by its first key under which primary it runs.
         let mut keys = vec![self.bus.primary_key(&home)];
         keys.extend(self.keys(key, &home));
         let mut arguments = common();
@@ -212,7 +212,7 @@ impl Inner {
             let AppendedRun { ended, after } = reply::run(answer.await?)?;
             let newest = match ended {
                 Ended::Quick(position) => {
-                    inner.seen.told(&key, position);
+                    inner.seen.note_published(&key, position);
                     position
                 }
                 Ended::Full(mut head) => {
@@ -234,12 +234,12 @@ impl Inner {
         }
     }
 
-    /// The keys of a topic that lives at `home`, and of what its app keeps where that is counted.
+    /// The keys of a topic that lives at `home`, and of what its app stores where that is counted.
     fn keys(&self, key: &Key, home: &bus::Topic) -> Vec<Vec<u8>> {
         let mut keys = Vec::with_capacity(3);
         keys.extend(["state", "events"].map(|suffix| self.bus.key(home, suffix)));
         if self.quotas.has(key.app) {
-            keys.push(self.bus.app_key(home, key.app, quota::KEPT));
+            keys.push(self.bus.app_key(home, key.app, quota::STORED));
         }
         keys
     }
@@ -534,7 +534,7 @@ impl History for RedisHistory {
     }
 
     fn saw(&self, key: &Key, position: Position) {
-        self.0.seen.told(key, position);
+        self.0.seen.note_published(key, position);
     }
 
     fn remember<'a>(&'a self, key: &'a Key) -> HistoryFuture<'a, ()> {
@@ -547,9 +547,9 @@ impl History for RedisHistory {
     fn look_at_quotas(&self) -> HistoryFuture<'_, ()> {
         Box::pin(async move {
             self.0.quotas.look(&self.0.bus).await?;
-            for (app, kept) in self.0.quotas.all() {
+            for (app, stored) in self.0.quotas.all() {
                 if let Some(metrics) = self.0.apps.get(usize::from(app.0)) {
-                    metrics.stored_bytes.set(kept as i64);
+                    metrics.stored_bytes.set(stored as i64);
                 }
             }
             Ok(())

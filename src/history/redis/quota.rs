@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// What the hash of an app is called.
-pub(super) const KEPT: &str = "kept";
+pub(super) const STORED: &str = "kept";
 
 /// Sums the bytes that are not past their time, and removes the others.
 static SUM: LazyLock<Script> = LazyLock::new(|| {
@@ -59,7 +59,7 @@ pub(super) struct Quotas(Vec<Option<Quota>>);
 struct Quota {
     most: u64,
     /// What the app had stored when this node looked last.
-    kept: AtomicU64,
+    stored: AtomicU64,
     /// What of that is stored beside the history.
     beside: AtomicU64,
     /// Where its sums are, each with what was read last.
@@ -72,7 +72,7 @@ impl Quotas {
             let homes = || bus.app_homes(AppId(at as u16)).into_iter();
             most.map(|most| Quota {
                 most: most as u64,
-                kept: AtomicU64::new(0),
+                stored: AtomicU64::new(0),
                 beside: AtomicU64::new(0),
                 parts: Mutex::new(homes().map(|home| (home, 0)).collect()),
             })
@@ -95,12 +95,12 @@ impl Quotas {
             return Ok(());
         };
         // As of the last look: an app may go over by what it stores until the next one.
-        let kept = quota.kept.load(Relaxed);
-        if kept < quota.most {
+        let stored = quota.stored.load(Relaxed);
+        if stored < quota.most {
             return Ok(());
         }
         Err(HistoryError::OverQuota {
-            kept,
+            stored,
             quota: quota.most,
         })
     }
@@ -116,8 +116,8 @@ impl Quotas {
     pub(super) fn all(&self) -> impl Iterator<Item = (AppId, u64)> {
         let quotas = self.0.iter().enumerate();
         quotas.filter_map(|(at, quota)| {
-            let kept = quota.as_ref()?.kept.load(Relaxed);
-            Some((AppId(at as u16), kept))
+            let stored = quota.as_ref()?.stored.load(Relaxed);
+            Some((AppId(at as u16), stored))
         })
     }
 
@@ -126,6 +126,7 @@ impl Quotas {
         let mut failed = Ok(());
         for (at, quota) in self.0.iter().enumerate() {
             let Some(quota) = quota else { continue };
+            // It is a copy, since the lock must not be held over an await.
             let homes: Vec<_> = quota
                 .parts
                 .lock()
@@ -133,10 +134,11 @@ impl Quotas {
                 .map(|part| part.0.clone())
                 .collect();
 
+            // All are sent before the first answer is waited for.
             let sums: Vec<_> = homes
                 .iter()
                 .map(|home| {
-                    let key = bus.app_key(home, AppId(at as u16), KEPT);
+                    let key = bus.app_key(home, AppId(at as u16), STORED);
                     bus.eval(&SUM, home, vec![key], Vec::new())
                 })
                 .collect();
@@ -150,7 +152,7 @@ impl Quotas {
 
             let sum: u64 = quota.parts.lock().iter().map(|part| part.1).sum();
             let beside = quota.beside.load(Relaxed);
-            quota.kept.store(sum.saturating_add(beside), Relaxed);
+            quota.stored.store(sum.saturating_add(beside), Relaxed);
         }
 
         failed

@@ -11,7 +11,7 @@ use crate::history::{Entry, Epoch, HistoryError, Position};
 /// What every script says of its topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Head {
-    /// None where no numbering is known, although something is stored.
+    /// Absent where no numbering is known, although something is stored.
     pub(super) epoch: Option<Epoch>,
     /// When the numbering began; greater for a later one.
     pub(super) born: u64,
@@ -46,7 +46,7 @@ pub(super) struct Entries {
 /// An event that leaves somebody out.
 #[derive(Debug)]
 pub(super) struct Withheld {
-    /// In the stream.
+    /// Its id in the stream.
     pub(super) id: Bytes,
     pub(super) omit: Vec<u8>,
 }
@@ -71,6 +71,7 @@ pub(super) fn run(answer: Value) -> Result<AppendedRun, HistoryError> {
     };
 
     let after = number(parts.pop())?;
+    // The short answer of `quick.lua` has only these.
     if parts.len() == 2 {
         let newest = number(parts.pop())?;
         let epoch = bytes(parts.pop())?.try_into().map_err(|_| malformed())?;
@@ -219,6 +220,8 @@ fn entry(offset: u64, mut fields: vec::IntoIter<Value>, is_channel: bool) -> Opt
 
     let omit = match field(1) {
         None => None,
+        // An event is skipped whose exceptions cannot be read: it could reach someone whom it
+        // leaves out.
         Some(omit) => Some(Arc::new(record::decode_omit(&bytes(Some(omit)).ok()?)?)),
     };
 

@@ -41,7 +41,7 @@ impl Seen {
 
     /// Takes a position that another node published. Its epoch says nothing of which came first, so only a known one
     /// moves on.
-    pub(super) fn told(&self, key: &Key, position: Position) {
+    pub(super) fn note_published(&self, key: &Key, position: Position) {
         if let Some(known) = self
             .0
             .get(key)
@@ -66,7 +66,7 @@ mod tests {
             position: Position { epoch, offset },
             born,
         };
-        seen.told(
+        seen.note_published(
             &key,
             Position {
                 epoch: first,
@@ -88,21 +88,21 @@ mod tests {
             seen.note(&key, noted);
             assert_eq!(seen.mark(&key), Some(expected));
         }
-        seen.told(
+        seen.note_published(
             &key,
             Position {
                 epoch: second,
                 offset: 8,
             },
         );
-        seen.told(
+        seen.note_published(
             &key,
             Position {
                 epoch: second,
                 offset: 7,
             },
         );
-        seen.told(
+        seen.note_published(
             &key,
             Position {
                 epoch: first,

@@ -52,7 +52,7 @@ impl Node {
         Self::with_quotas(url, &[]).await
     }
 
-    /// The same where apps may keep so many bytes.
+    /// The same where apps may store so many bytes.
     async fn with_quotas(url: &str, quotas: &[Option<usize>]) -> Self {
         let node = Self::start(url, quotas);
         let anything = channel("anything");
@@ -125,7 +125,7 @@ impl Node {
     }
 }
 
-fn told(tail: &str, length: usize) -> New {
+fn with_tail(tail: &str, length: usize) -> New {
     New {
         tail: Some(tail.to_owned().into()),
         ..event(length)
@@ -188,7 +188,7 @@ async fn publishes_in_the_order_of_offsets(url: &str) {
                 let tail = format!("{n}:{k}");
                 answers.push((
                     store
-                        .append(&room, &KEEP, told(&tail, 1))
+                        .append(&room, &KEEP, with_tail(&tail, 1))
                         .await
                         .unwrap()
                         .position,
@@ -220,9 +220,9 @@ async fn only_what_has_a_tail_is_published_and_an_empty_one_is_one() {
     for key in [channel("c"), user("u")] {
         node.listen(&key).await;
         node.append(&key, &KEEP, event(1)).await.unwrap();
-        let second = node.append(&key, &KEEP, told("", 1)).await.unwrap();
+        let second = node.append(&key, &KEEP, with_tail("", 1)).await.unwrap();
         let huge = node
-            .append(&key, &Retention { bytes: 10, ..KEEP }, told("t", 100))
+            .append(&key, &Retention { bytes: 10, ..KEEP }, with_tail("t", 100))
             .await
             .unwrap();
         assert!(node.waiting(&key).await.unwrap().entries.is_empty());
@@ -251,7 +251,10 @@ async fn without_memory_nothing_is_kept_and_nobody_is_told() {
         "noeviction",
     ]);
     for key in [&room, &ann, &channel("new"), &user("new")] {
-        let refused = node.append(key, &KEEP, told("lost", 1)).await.unwrap_err();
+        let refused = node
+            .append(key, &KEEP, with_tail("lost", 1))
+            .await
+            .unwrap_err();
         assert!(
             matches!(&refused, HistoryError::Full(text) if text.contains("maxmemory")),
             "{refused:?}"
@@ -271,7 +274,10 @@ async fn without_memory_nothing_is_kept_and_nobody_is_told() {
         "so does telling what was evicted"
     );
     server.ask(&["config", "set", "maxmemory", "0"]);
-    let third = node.append(&room, &KEEP, told("found", 1)).await.unwrap();
+    let third = node
+        .append(&room, &KEEP, with_tail("found", 1))
+        .await
+        .unwrap();
     assert_eq!(third.position.offset, 3);
     assert_eq!(node.next().await, Some((third.position, "found".into())));
 }
@@ -283,13 +289,16 @@ async fn what_is_in_the_way_is_refused_in_words() {
     let mut node = Node::new(&server.url()).await;
     node.listen(&room).await;
     server.ask(&["set", &node.key(&room, "events"), "a string"]);
-    let refused = node.append(&room, &KEEP, told("t", 1)).await.unwrap_err();
+    let refused = node
+        .append(&room, &KEEP, with_tail("t", 1))
+        .await
+        .unwrap_err();
     assert!(
         matches!(&refused, HistoryError::Refused(text) if text.contains("WRONGTYPE")),
         "{refused:?}"
     );
     server.ask(&["del", &node.key(&room, "events")]);
-    let first = node.append(&room, &KEEP, told("u", 1)).await.unwrap();
+    let first = node.append(&room, &KEEP, with_tail("u", 1)).await.unwrap();
     assert_eq!(first.position.offset, 1);
     assert_eq!(node.next().await.map(|(_, tail)| tail), Some("u".into()));
 }
@@ -301,7 +310,7 @@ async fn an_append_to_a_topic_that_the_node_knows_costs_four_commands() {
     for key in [channel("c"), user("u")] {
         fill(&node.store, &key, &KEEP, 2).await;
         server.ask(&["config", "resetstat"]);
-        let told = node.append(&key, &KEEP, told("t", 1)).await.unwrap();
+        let appended = node.append(&key, &KEEP, with_tail("t", 1)).await.unwrap();
         let stats = server.ask(&["info", "commandstats"]);
         let stats: String = redis::from_redis_value_ref(&stats).unwrap();
         let mut commands: Vec<&str> = stats
@@ -322,7 +331,7 @@ async fn an_append_to_a_topic_that_the_node_knows_costs_four_commands() {
             .collect();
         commands.sort_unstable();
         assert_eq!(commands, ["hmget", "hset", "publish", "xadd"], "{stats}");
-        assert_eq!(node.position(&key, &KEEP).await.unwrap(), told.position);
+        assert_eq!(node.position(&key, &KEEP).await.unwrap(), appended.position);
         assert_eq!(node.waiting(&key).await.unwrap().entries.len(), 3);
     }
 }
@@ -462,7 +471,7 @@ async fn appends_that_wait_go_as_one_script_and_each_has_its_answer() {
     let mut sent = Vec::new();
     for n in 1..=EACH {
         for key in keys {
-            sent.push((key, node.append(key, &KEEP, told(&n.to_string(), 1))));
+            sent.push((key, node.append(key, &KEEP, with_tail(&n.to_string(), 1))));
         }
     }
     server.thaw();

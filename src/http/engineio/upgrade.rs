@@ -48,7 +48,7 @@ pub(super) fn begin(
     let Some(place) = Occupancy::take(&call.edge.node) else {
         let full = Problem::unavailable("connection_limit", "this node is full");
         let app = Some(call.served.app);
-        return Err(access::Refused::new(Refusal::Connections, app, full).told(&call.edge.node));
+        return Err(access::Refused::new(Refusal::Connections, app, full).logged(&call.edge.node));
     };
 
     if let Err(error) = transport.probe() {
@@ -127,6 +127,8 @@ async fn probe(
                     is_probed = true;
                     break false;
                 }
+                // This packet is the upgrade of Engine.IO. Before a probe, the client would still
+                // poll.
                 Ok(Some(Message::Text("5"))) if was_probed => break true,
                 Ok(Some(Message::Ping(_) | Message::Pong(_))) => {}
                 Ok(Some(_)) | Err(_) => return Err(wrong()),
@@ -140,6 +142,8 @@ async fn probe(
         }
 
         if is_probed {
+            // It is a whole frame of text, without a mask, as servers send them (RFC 6455, section
+            // 5.1).
             let answer = [&[0x81, engineio::PROBED.len() as u8], engineio::PROBED].concat();
             socket.write_all(&answer).await?;
             transport.probe_worked();
@@ -167,6 +171,7 @@ async fn carry(
 ) -> io::Result<()> {
     let mut pause = RELAY_PAUSE;
     loop {
+        // The socket leaves this thread's runtime: the session may run on another one.
         let offered = Offered {
             socket: socket.into_std()?,
             heard: std::mem::take(&mut heard),
@@ -183,7 +188,7 @@ async fn carry(
         socket = TcpStream::from_std(offered.socket)?;
         (heard, unsaid) = (offered.heard, offered.unsaid);
         if transport.handover.is_over() {
-            // Fails after the last of it, if the session left something unread.
+            // The read fails after the last of it, if the session left something unread.
             let _ = read_all(&**far, &mut unsaid);
             return say_last(socket, &unsaid);
         }
@@ -234,6 +239,8 @@ async fn relay(
                 forward(socket.try_write(unsaid), unsaid)?;
             }
 
+            // Each direction reads no further while it has so much to write, so the slower side
+            // slows the other.
             ready = far.readable(), if says_more && unsaid.len() < READ_BUFFER => {
                 let read = ready.and_then(|()| gather(far.try_read_buf(unsaid)));
                 says_more = read.is_ok();

@@ -204,7 +204,7 @@ fn an_item_is_refused_in_the_words_of_its_call() {
         ),
         (
             r#"{"call":"shout"}"#,
-            "there is no call \"shout\" for a batch; use emit, publish, send, broadcast or dispatch",
+            "unknown call \"shout\" for a batch; use emit, publish, send, broadcast or dispatch",
         ),
         (
             r#"{"call":"send","chanel":"c","event":"e"}"#,

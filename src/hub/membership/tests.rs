@@ -16,7 +16,7 @@ use crate::{
     close::Close,
     config::SlowConsumer,
     filter::{FilterCache, Layouts, Schema, Value},
-    limits::{Limits, NOTICES_UNTOLD},
+    limits::{Limits, NOTICES_UNSENT},
     protocol::{
         frame::Frame,
         native::MemberKind::{Joined, Left, Updated},
@@ -278,25 +278,25 @@ fn a_user_is_gone_from_a_channel_when_its_last_connection_is_and_the_lost_ones_h
             })
             .into()
     });
-    let told = || {
-        let mut told = Vec::new();
+    let sent = || {
+        let mut sent = Vec::new();
         for (_, channel) in notices.take_due() {
             let batch = presence
                 .take_notices(&channel, DueNotices::Notices)
                 .unwrap();
-            told.extend(
+            sent.extend(
                 batch
                     .notices
                     .into_iter()
                     .map(|n| (n.kind, n.user_connections, n.previous)),
             );
         }
-        told
+        sent
     };
     assert_eq!(
-        told(),
+        sent(),
         [(Joined, 1, None), (Joined, 2, None), (Joined, 3, None)],
-        "who came before is not told"
+        "nobody is sent who came before"
     );
     let lost = hub.shard(0).lock(|table| {
         assert!(table.close(at[1], None, &Close::new(1000, "")));
@@ -327,7 +327,7 @@ fn a_user_is_gone_from_a_channel_when_its_last_connection_is_and_the_lost_ones_h
         lost.id()
     });
     assert_eq!(
-        told(),
+        sent(),
         [(Left, 2, None), (Updated, 2, Some(lost)), (Left, 1, None)]
     );
     assert_eq!(
@@ -341,7 +341,7 @@ fn a_user_is_gone_from_a_channel_when_its_last_connection_is_and_the_lost_ones_h
     for lapsed in hub.context().resume_table.take_lapsed() {
         presence.lapsed("c", &lapsed.connection);
     }
-    assert_eq!(told(), [(Left, 0, None)]);
+    assert_eq!(sent(), [(Left, 0, None)]);
 }
 
 #[test]
@@ -381,7 +381,7 @@ fn notices_past_the_bound_are_told_as_counts() {
             .unwrap()
             .counted
             .is_none(),
-        "told once"
+        "sent once"
     );
 }
 
@@ -403,18 +403,18 @@ fn notices_that_nobody_tells_are_bounded_and_the_rest_is_counted() {
         let watcher = connect(table, "w", Value::Null);
         let at = connect(table, "u", Value::Null);
         table.join(watcher, "c", Watching::Notices, JoinKind::New);
-        for _ in 0..NOTICES_UNTOLD {
+        for _ in 0..NOTICES_UNSENT {
             table.join(at, "c", Watching::No, JoinKind::New);
             table.leave(at, "c");
         }
         watcher
     });
-    let told = took();
-    let counted = told.counted.unwrap().0;
-    assert_eq!(told.notices.len(), NOTICES_UNTOLD);
-    assert_eq!(counted.joined + counted.left, NOTICES_UNTOLD as u64);
+    let sent = took();
+    let counted = sent.counted.unwrap().0;
+    assert_eq!(sent.notices.len(), NOTICES_UNSENT);
+    assert_eq!(counted.joined + counted.left, NOTICES_UNSENT as u64);
 
-    // What is told makes room, and so does a channel that goes with what nobody would hear.
+    // What is sent makes room, and so does a channel that goes with what nobody would hear.
     let churn = |user: &str, channel: &str| {
         hub.shard(0).lock(|table| {
             let at = connect(table, user, Value::Null);
@@ -423,11 +423,11 @@ fn notices_that_nobody_tells_are_bounded_and_the_rest_is_counted() {
         });
     };
     for round in 0..3 {
-        for _ in 0..NOTICES_UNTOLD / 2 {
+        for _ in 0..NOTICES_UNSENT / 2 {
             churn("v", "c");
         }
         if round == 0 {
-            assert_eq!(took().notices.len(), NOTICES_UNTOLD);
+            assert_eq!(took().notices.len(), NOTICES_UNSENT);
         } else if round == 1 {
             hub.shard(0).lock(|table| {
                 assert!(table.leave(watcher, "c"));

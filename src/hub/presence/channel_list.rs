@@ -35,6 +35,7 @@ impl StripeChannels<'_> {
         let mut last = None;
 
         for _ in 0..CHANNELS_LOOK {
+            // The names are in order, so the first without the prefix is the end.
             let next = range.next().filter(|(name, _)| name.starts_with(prefix));
             let Some((name, room)) = next else {
                 self.is_last = true;

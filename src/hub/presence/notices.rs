@@ -16,7 +16,7 @@ use super::{Count, JoinKind, Presence, room::Room};
 use crate::{
     hub::connection::Snapshot,
     id::{AppId, ConnectionId},
-    limits::{NOTICES_UNTOLD, USERS_NAMED},
+    limits::{NOTICES_UNSENT, USERS_NAMED},
     protocol::{
         envelope::Share,
         native::{Changes, MemberKind},
@@ -63,7 +63,7 @@ pub(crate) struct NoticeQueue {
     due: Mutex<VecDeque<(AppId, SmolStr)>>,
     counted: Mutex<Vec<(AppId, SmolStr)>>,
     /// Notices that wait, of all channels.
-    pub(super) untold: AtomicUsize,
+    pub(super) unsent: AtomicUsize,
     wake: Notify,
     /// Dropped when everything that waited was sent.
     flushes: Mutex<Vec<oneshot::Sender<()>>>,
@@ -82,11 +82,12 @@ impl NoticeQueue {
 
     /// Has everything sent that waits, the counts as well, and returns when that is done.
     pub(crate) async fn flush(&self) {
-        let (flush, told) = oneshot::channel();
+        let (flush, sent) = oneshot::channel();
+        // This comes before the bell: the task that it wakes takes all who wait by then.
         self.flushes.lock().push(flush);
         self.wake.notify_one();
         // Nothing is sent: it is dropped.
-        let _ = told.await;
+        let _ = sent.await;
     }
 
     /// Those who wait until everything is sent.
@@ -96,7 +97,7 @@ impl NoticeQueue {
 
     /// Whether one more notice may wait to be sent.
     fn has_room(&self) -> bool {
-        self.untold.load(Relaxed) < NOTICES_UNTOLD
+        self.unsent.load(Relaxed) < NOTICES_UNSENT
     }
 
     /// The channels that have gathered counts since the last call.
@@ -139,7 +140,7 @@ impl PendingShare {
     }
 }
 
-/// What is to be told about a channel.
+/// What is to be sent about a channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum DueNotices {
     /// Its notices.
@@ -178,7 +179,7 @@ impl Presence {
         }
     }
 
-    pub(super) fn tell(
+    pub(super) fn queue_notice(
         &self,
         channel: &SmolStr,
         room: &mut Room,
@@ -218,7 +219,7 @@ impl Presence {
             && self.notices.has_room();
         if few && !room.counts_only && has_room {
             pending.spent += 1;
-            self.notices.untold.fetch_add(1, Relaxed);
+            self.notices.unsent.fetch_add(1, Relaxed);
             pending.notices.push(Notice {
                 kind,
                 member: member.clone(),
@@ -245,7 +246,7 @@ impl Presence {
         let changes = is_counted.then(|| pending.counted.take()).flatten();
         let counted = changes.map(|changes| (changes, count));
         let notices = std::mem::take(&mut pending.notices);
-        self.notices.untold.fetch_sub(notices.len(), Relaxed);
+        self.notices.unsent.fetch_sub(notices.len(), Relaxed);
         let is_news = pending.unshared.is_any || counted.is_some() || !notices.is_empty();
         let share = (is_news && self.register.is_some())
             .then(|| room.share_pending(&mut pending.unshared, self.named_at_most));

@@ -52,16 +52,16 @@ fn the_last_in_a_channel_leaves_it_when_it_does_not_come_back_whoever_it_is() {
 
         presence.joined("c", &member, Watching::No, JoinKind::New);
         presence.left("c", &member, false, LeaveKind::Lost);
-        let told = presence
+        let batch = presence
             .take_notices(&"c".into(), DueNotices::WithCounts)
             .unwrap();
-        assert_eq!(told.notices.len(), 1, "{user:?} has joined");
+        assert_eq!(batch.notices.len(), 1, "{user:?} has joined");
 
         presence.lapsed("c", &member);
-        let told = presence
+        let batch = presence
             .take_notices(&"c".into(), DueNotices::WithCounts)
             .unwrap();
-        assert_eq!(told.notices[0].kind, MemberKind::Left, "{user:?}");
+        assert_eq!(batch.notices[0].kind, MemberKind::Left, "{user:?}");
         assert!(presence.is_empty(), "{user:?}");
         let last = std::iter::from_fn(|| changes.try_recv().ok()).last();
         assert_eq!(last.unwrap().listing, Listing::Out { is_over: true });

@@ -28,6 +28,7 @@ impl Queue {
     /// one's. `None` at the end.
     pub(super) fn some<T>(&self, from: &mut u64, of: impl Fn(&Detached) -> T) -> Option<Vec<T>> {
         let detached = self.lost.lock();
+        // The front may have lapsed since the last piece, so that `from` is before the first.
         let skipped = usize::try_from(from.saturating_sub(detached.first)).ok()?;
         let ids = detached.in_order.iter().skip(skipped).take(SCAN_CHUNK);
         if ids.len() == 0 {
@@ -44,6 +45,8 @@ impl Queue {
         let Some(lost) = detached.by_id.get(&seen.id()) else {
             return Left::Gone;
         };
+        // Whoever judged it holds the snapshot, so that a change in the meantime has made a new
+        // one.
         if !Arc::ptr_eq(&lost.connection, seen) {
             return Left::Changed(lost.connection.clone());
         }
@@ -59,6 +62,8 @@ impl Queue {
             if since.elapsed() < self.window || is_full {
                 break;
             }
+            // Its client may have come back. The number stays in the order until now, since numbers
+            // are places in it.
             let one = detached.remove(&id);
             detached.in_order.pop_front();
             detached.first += 1;

@@ -27,6 +27,8 @@ impl Successors {
             self.by_id.remove(&first);
         }
 
+        // A connection that is noted twice stays at its first place, as `in_order` must name each
+        // once.
         if self.by_id.insert(old, new).is_none() {
             self.in_order.push_back((Instant::now(), old));
         }

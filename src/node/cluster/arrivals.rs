@@ -65,6 +65,7 @@ impl Arrivals {
     /// Has an event wait, if there is room.
     pub(super) fn push(&self, arrived: Arrived) -> Pushed {
         let queues = &mut *self.queues.lock();
+        // Also if the event is dropped: the task that begins finds the queue empty, and removes it.
         let begins = !queues.of.contains_key(&arrived.key);
         let queue = queues.of.entry(arrived.key.clone()).or_default();
         let bytes = queues.bytes + arrived.frame.len();
@@ -83,12 +84,15 @@ impl Arrivals {
         Pushed { begins, is_dropped }
     }
 
-    /// Takes the next event of a topic's queue, which is gone if there is none. To be called under the topic's lock.
+    /// Takes the next event of a topic's queue, which is gone if there is none. Call this under the topic's lock.
     pub(super) fn next(&self, key: &Key) -> Option<Arrived> {
         let queues = &mut *self.queues.lock();
         let arrived = queues.of.get_mut(key)?.pop_front();
         match &arrived {
+            // Its room is free although it is not placed yet: the task holds one event at a time.
             Some(arrived) => queues.bytes -= arrived.frame.len(),
+            // Under the topic's lock, so what comes after this is placed directly, and still in its
+            // order.
             None => drop(queues.of.remove(key)),
         }
         arrived

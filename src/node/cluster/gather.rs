@@ -36,7 +36,7 @@ pub(crate) struct Overall<T> {
 /// What has become of a call on all nodes.
 #[derive(Debug)]
 pub(super) struct Everywhere<T> {
-    /// On this node.
+    /// What has become of it on this node.
     pub(super) here: T,
     pub(super) others: Responses,
 }
@@ -96,6 +96,7 @@ impl Node {
         here: impl Future<Output = T>,
     ) -> Result<Everywhere<T>, NodeError> {
         let others = self.call_remote(app, request).await?;
+        // Last, so that this node's part is no older than the others'.
         let here = here.await;
         Ok(Everywhere { here, others })
     }
@@ -213,6 +214,8 @@ impl Node {
         let peers = cluster.membership.peers().serving(app);
         let leaving = Leaving::new(self, cluster, (app, channel, target));
         if cluster.removals.may_await() {
+            // Each node that is asked sees to its own connections. The record is for those that no
+            // node has.
             let all = peers.iter().map(|peer| peer.id).chain([self.id()]);
             leaving.note(all).await.map_err(|error| NodeError::Away {
                 reason: error.to_string().into(),

@@ -1,4 +1,4 @@
-//! Answers kept in Redis for `Idempotency-Key`s: a repeat gets the first answer, whichever node it comes to.
+//! Answers stored in Redis for `Idempotency-Key`s: a repeat gets the first answer, whichever node it comes to.
 
 use std::{
     sync::{Arc, LazyLock},
@@ -117,7 +117,8 @@ impl IdempotencyClaim {
     /// Keeps the answer of a success for `window`. Where Redis does not take it now, that is tried again in the background.
     pub(crate) async fn succeed(self, answer: Bytes, window: Duration) {
         let args = vec![self.token.clone(), answer, millis(window)];
-        if self.tell(&ANSWER, args.clone()).await.is_err() {
+        if self.run(&ANSWER, args.clone()).await.is_err() {
+            // The caller has its answer already, and does not wait for Redis to learn it.
             tokio::spawn(async move {
                 if !self.insist(&ANSWER, args, 1).await
                     && let Some(others) = UNANSWERED.note(Instant::now())
@@ -133,7 +134,7 @@ impl IdempotencyClaim {
 
     /// Frees the key, since there is no success to keep.
     pub(crate) async fn fail(self) {
-        if self.tell(&FREE, vec![self.token.clone()]).await.is_err() {
+        if self.run(&FREE, vec![self.token.clone()]).await.is_err() {
             self.give_back();
         }
     }
@@ -152,6 +153,8 @@ impl IdempotencyClaim {
         let (mut wait, mut tries, mut missed) = (IDEMPOTENCY_AGAIN, 0, 0);
         while tries < IDEMPOTENCY_TRIES && missed < most {
             tokio::time::sleep(wait).await;
+            // While Redis is away no attempt counts: an outage may last longer than all of them
+            // together.
             if self.bus.health() != Health::Up {
                 wait = IDEMPOTENCY_AGAIN;
                 continue;
@@ -159,7 +162,7 @@ impl IdempotencyClaim {
 
             tries += 1;
             wait *= 2;
-            match self.tell(script, args.clone()).await {
+            match self.run(script, args.clone()).await {
                 Ok(redis::Value::Int(0)) => missed += 1,
                 Ok(_) => return true,
                 Err(error) => {
@@ -172,7 +175,7 @@ impl IdempotencyClaim {
     }
 
     /// Each of these scripts may run any number of times.
-    async fn tell(
+    async fn run(
         &self,
         script: &'static Script,
         args: Vec<Bytes>,
@@ -230,9 +233,11 @@ impl IdempotencyStore {
                 millis(IDEMPOTENCY_RUNNING),
             ];
 
-            let claimed = match claim.tell(&CLAIM, args).await {
+            let claimed = match claim.run(&CLAIM, args).await {
                 Ok(claimed) => claimed,
                 Err(error) => {
+                    // Redis may have claimed the key all the same. Nobody would answer under it,
+                    // and each repeat would wait for that.
                     if error == BusError::Unanswered {
                         claim.give_back();
                     }
@@ -325,7 +330,7 @@ mod tests {
         // It would hold for an hour: a renewal is seen by the shorter time that it gives.
         let hour = millis(Duration::from_hours(1));
         let args = vec![Bytes::from_static(b"body"), claimed.token.clone(), hour];
-        claimed.tell(&CLAIM, args).await.unwrap();
+        claimed.run(&CLAIM, args).await.unwrap();
         let lives_for = async || {
             let mut ttl = redis::cmd("PTTL");
             ttl.arg(&keys(&bus, &home)[0]);

@@ -72,7 +72,7 @@ impl Statement {
 pub(super) struct Renewed {
     pub(super) began: Instant,
     pub(super) ended: Instant,
-    /// By Redis' clock, in ms.
+    /// A moment of Redis' clock, in milliseconds.
     pub(super) now: u64,
 }
 
@@ -140,6 +140,8 @@ impl Leadership {
 
         let spans = apps.enumerate().map(span).collect();
         *self.0.lock() = View {
+            // The time counts from the beginning: Redis may have renewed the lease at that moment,
+            // and then it ends that early.
             until: Some(began + lease),
             spans,
         };

@@ -174,8 +174,8 @@ impl Membership {
     }
 
     /// Notes whether the other nodes were notified of this one.
-    pub(super) fn note_greeted(&self, is_told: bool) {
-        self.belongs.store(is_told, SeqCst);
+    pub(super) fn note_greeted(&self, is_greeted: bool) {
+        self.belongs.store(is_greeted, SeqCst);
     }
 
     /// Why the other nodes do not count on this one, if that is so.

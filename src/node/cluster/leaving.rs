@@ -160,6 +160,7 @@ impl<'c> Leaving<'c> {
                     self.add(node, &said);
                     self.followed.add(node, &said.moved);
                 } else {
+                    // It has got places since it was asked, and could not be asked for them.
                     self.done.retain(|done| *done != node);
                     self.overall.missing.extend(self.node.name_of(node));
                 }

@@ -23,7 +23,7 @@ pub(super) struct Fetches<'a> {
 }
 
 impl<'a> Fetches<'a> {
-    /// None yet, and `at_once` at the same time.
+    /// Begins without any, of which `at_once` may be under way at the same time.
     pub(super) fn new(at_once: usize, metrics: &'a Metrics) -> Self {
         Self {
             at_once,
@@ -51,6 +51,7 @@ impl<'a> Fetches<'a> {
         let Some(done) = self.under_way.join_next().await else {
             return false;
         };
+        // One that panicked has fetched nothing.
         let is_had = done.unwrap_or(false);
         self.is_whole &= is_had;
         let fetches = &self.metrics.bus.fetches;
@@ -70,6 +71,8 @@ impl Cluster {
         loop {
             let gap = self.bus.gaps().next().await;
             self.suspect(&gap).await;
+            // Not before: stored events of these topics are held back until all that depends on
+            // them is in doubt.
             drop(gap);
             sleep(GAPS_EVERY).await;
         }

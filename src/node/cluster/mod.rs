@@ -272,8 +272,8 @@ impl Cluster {
 
             if !self.membership.belongs() {
                 // So that the others need not find out.
-                let told = self.rpc.notify_nodes(AppId(0), &Request::Hello).await;
-                self.membership.note_greeted(told.is_ok());
+                let greeted = self.rpc.notify_nodes(AppId(0), &Request::Hello).await;
+                self.membership.note_greeted(greeted.is_ok());
             }
         }
     }
@@ -283,7 +283,7 @@ impl Cluster {
             tokio::spawn(self.roster.clone().reap(gone));
         }
         for peer in changes.came {
-            self.rules.tell(&self.rpc, peer.id);
+            self.rules.notify(&self.rpc, peer.id);
             self.notices.met(peer.id);
         }
         for peer in changes.went {

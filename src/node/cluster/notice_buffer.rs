@@ -73,6 +73,7 @@ pub(crate) struct NoticeBuffer {
 impl NoticeBuffers {
     /// Whether someone waits for notices of `channel`.
     pub(super) fn is_waiting(&self, app: AppId, channel: &str) -> bool {
+        // Nearly always nobody waits, and every notice asks.
         self.count.load(SeqCst) > 0 && self.waiting.lock().contains_key(&(app, channel.into()))
     }
 
@@ -144,6 +145,7 @@ impl NoticeRelay {
         channel: &str,
         connection: ConnectionId,
     ) -> NoticeBuffer {
+        // First of all: a change that no notice brings from here on is in the page.
         let watch = self.subscribe_watch(app, channel).await;
         // What is sent before that may lack what other nodes have.
         let patience = self.hub.context().limits.node_call_timeout;
@@ -164,8 +166,8 @@ impl NoticeRelay {
 }
 
 impl NoticeBuffer {
-    /// The notices so far, in order; `None` if they were too many, and what they say has to be fetched again. To be
-    /// called under the lock of the connection's shard.
+    /// The notices so far, in order; `None` if they were too many, and what they say has to be fetched again. Call this
+    /// under the lock of the connection's shard.
     pub(crate) fn take(&self) -> Option<Vec<Frame>> {
         self.waiting.notices.lock().as_mut().map(std::mem::take)
     }

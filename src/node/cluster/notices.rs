@@ -74,7 +74,7 @@ impl RemoteNotices {
     }
 
     /// Has the counts of `channels` sent.
-    pub(super) fn tell_counts(&self, channels: impl IntoIterator<Item = (AppId, SmolStr)>) {
+    pub(super) fn notify_counts(&self, channels: impl IntoIterator<Item = (AppId, SmolStr)>) {
         for (app, channel) in channels {
             self.count(app, &channel, &Changes::default());
         }
@@ -84,13 +84,13 @@ impl RemoteNotices {
 /// What was said of one channel, together.
 #[derive(Debug, Default)]
 struct ChannelNotices {
-    told: Vec<MemberNotice>,
+    members: Vec<MemberNotice>,
     changes: Option<Changes>,
 }
 
 impl ChannelNotices {
     fn add(&mut self, notices: Notices) {
-        self.told.extend(notices.members);
+        self.members.extend(notices.members);
         if let Some(changes) = &notices.changes {
             self.changes.get_or_insert_default().add(changes);
         }
@@ -98,7 +98,7 @@ impl ChannelNotices {
 
     /// Sends no names any longer.
     fn fold(&mut self) {
-        for notice in self.told.drain(..) {
+        for notice in self.members.drain(..) {
             self.changes.get_or_insert_default().count(notice.kind, 1);
         }
     }
@@ -156,7 +156,7 @@ impl NoticeRelay {
                 .any(|peer| peer.id == origin)
         };
 
-        // Looked up only where it matters: nodes of the version before send no share.
+        // It is looked up only where it matters: nodes of the version before send no share.
         let is_peer = notices.share.is_none() && is_peer();
         let Some(is_settled) = self.peer_counts.take_in(app, &mut notices, is_peer) else {
             return true;
@@ -209,14 +209,15 @@ impl NoticeRelay {
 
     /// Forgets a node that has gone.
     pub(super) fn gone(&self, node: NodeId) {
-        self.remote_notices.tell_counts(self.peer_counts.gone(node));
+        self.remote_notices
+            .notify_counts(self.peer_counts.gone(node));
     }
 
     /// Has other nodes asked what they have in the watched channels that `is_meant` names: notices of them may have been missed.
     pub(super) fn suspected_gap(&self, is_meant: impl Fn(AppId, &SmolStr) -> bool) {
         let serving = |app| self.membership.peers().serving_ids(app);
         let alone = self.peer_counts.suspected_gap(serving, is_meant);
-        self.remote_notices.tell_counts(alone);
+        self.remote_notices.notify_counts(alone);
     }
 
     /// Whether a channel of this name shows its members to anyone.
@@ -282,6 +283,7 @@ impl NoticeRelay {
                 is_copy: true,
                 ..notices.clone()
             };
+            // Nodes of version 1 hear of members on the topic of the channel itself.
             let topic = Topic::Channel(app, channel.clone());
             self.bus.publish(&topic, envelope::notices(&copy, version))
         });
@@ -334,7 +336,7 @@ impl NoticeRelay {
             *count = self.count_of_all(app, channel);
         }
 
-        self.note_told(app, channel);
+        self.note_sent(app, channel);
     }
 
     /// Those who are notified of members here.
@@ -346,10 +348,10 @@ impl NoticeRelay {
     }
 
     /// Notes that something of `channel` is sent to someone here: again, if nodes are not known yet, when they are.
-    fn note_told(&self, app: AppId, channel: &str) {
+    fn note_sent(&self, app: AppId, channel: &str) {
         let is_watched = self.hub.presence(app).is_watched(channel);
         if is_watched || self.notice_buffers.is_waiting(app, channel) {
-            self.peer_counts.told(app, channel);
+            self.peer_counts.note_sent(app, channel);
         }
     }
 
@@ -372,12 +374,15 @@ impl NoticeRelay {
         let mut next = Instant::now();
         loop {
             tokio::select! {
+                // In any order: counts say what is so when they are sent, whatever was sent before.
                 n = remote_notices.recv_many(&mut batch, NOTICES_TOGETHER) => if n == 0 { return },
                 () = self.remote_notices.lost.notified() => is_lost = true,
                 () = self.remote_notices.is_counted.notified() => is_counted = true,
                 () = tokio::time::sleep_until(next), if is_counted || is_lost => {
                     is_counted = false;
                     next = Instant::now() + COUNTS_EVERY;
+                    // Once a second at most, since every node is asked again about every watched
+                    // channel.
                     if std::mem::take(&mut is_lost) {
                         self.suspected_gap(|_, _| true);
                     }
@@ -404,11 +409,11 @@ impl NoticeRelay {
         // A client that may see only counts, or would see too many, gets no names.
         let only_counts = self.apps.get(app).watching(channel, true) == Watching::Counts
             || !self.peer_counts.is_named(app, channel);
-        if only_counts || said.told.len() > self.hub.context().limits.presence_notices as usize {
+        if only_counts || said.members.len() > self.hub.context().limits.presence_notices as usize {
             said.fold();
         }
 
-        let users = said.told.iter().filter_map(|notice| notice.user.clone());
+        let users = said.members.iter().filter_map(|notice| notice.user.clone());
         let users: Vec<String> = users.collect();
         let here = self.hub.presence(app).tallies(channel, &users);
         let mut here = here.into_iter();
@@ -419,14 +424,14 @@ impl NoticeRelay {
             frame_of(channel, notice, notice.tally + more.unwrap_or(0))
         };
 
-        let frames: Vec<About> = said.told.iter().filter_map(frame).collect();
+        let frames: Vec<About> = said.members.iter().filter_map(frame).collect();
         if let Some(changes) = said.changes {
             self.remote_notices.count(app, channel, &changes);
         }
 
-        self.note_told(app, channel);
+        self.note_sent(app, channel);
         self.watchers()
-            .tell(app, channel, &frames, &mut TimeSlice::begin())
+            .notify(app, channel, &frames, &mut TimeSlice::begin())
             .await;
     }
 
@@ -440,9 +445,9 @@ impl NoticeRelay {
             }
             let Count { connections, users } = self.count_of_all(app, &channel);
             let frame = native::members_changed(&channel, &changes, connections, users);
-            self.note_told(app, &channel);
+            self.note_sent(app, &channel);
             self.watchers()
-                .tell(app, &channel, &[(None, frame)], &mut slice)
+                .notify(app, &channel, &[(None, frame)], &mut slice)
                 .await;
         }
     }
@@ -510,10 +515,10 @@ mod tests {
         said.add(notices(&[Joined, Left], None));
         said.add(notices(&[Updated], Some(changes(2, 0, 1))));
         said.add(notices(&[Joined], Some(changes(0, 3, 0))));
-        let kinds: Vec<_> = said.told.iter().map(|notice| notice.kind).collect();
+        let kinds: Vec<_> = said.members.iter().map(|notice| notice.kind).collect();
         assert_eq!(kinds, [Joined, Left, Updated, Joined]);
         said.fold();
-        assert!(said.told.is_empty());
+        assert!(said.members.is_empty());
         assert_eq!(said.changes, Some(changes(4, 4, 2)));
     }
 }

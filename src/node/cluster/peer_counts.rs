@@ -112,7 +112,7 @@ impl State {
                     is_late: true,
                 });
             }
-            watched.is_told_without = true;
+            watched.is_sent_without = true;
         }
         self.make_due(channel);
     }
@@ -128,7 +128,7 @@ impl State {
                 && let Some(watched) = self.channels.get_mut(channel)
             {
                 watched.unknown.entry(node).or_default();
-                watched.is_told_without |= is_back || watched.peers.contains_key(&node);
+                watched.is_sent_without |= is_back || watched.peers.contains_key(&node);
             }
             self.make_due(channel);
         }
@@ -200,6 +200,8 @@ impl PeerCounts {
         let is_new = !state.channels.contains_key(&channel);
         let watched = state.channels.entry(channel.clone()).or_default();
         watched.guards += 1;
+        // It never becomes less: `unwatch` sees by it whether someone has watched and gone since it
+        // looked.
         watched.uses += 1;
 
         if is_new {
@@ -243,7 +245,7 @@ impl PeerCounts {
             && !state.gone.contains(&origin)
             && let Some(watched) = state.channels.get_mut(&channel)
         {
-            // A node of the version before. What it says of users counts until it is asked.
+            // This is a node of the version before. What it says of users counts until it is asked.
             watched.unknown.entry(origin).or_default();
             state.make_due(&channel);
         }
@@ -252,14 +254,16 @@ impl PeerCounts {
         let is_news = is_all && state.change(&channel, |watched| watched.known(origin))?;
         let watched = state.channels.get_mut(&channel)?;
 
-        for told in &mut notices.members {
-            let previous = told.previous.as_ref().filter(|_| told.is_inherited);
+        for notice in &mut notices.members {
+            // The connection goes on at `origin`, and the share of the node that had it still
+            // counts it.
+            let previous = notice.previous.as_ref().filter(|_| notice.is_inherited);
             let previous: Option<ConnectionId> = previous.and_then(|id| id.parse().ok());
             if let Some(previous) = previous {
-                watched.release(previous.node, told.user.as_deref());
+                watched.release(previous.node, notice.user.as_deref());
             }
-            if let Some(user) = &told.user {
-                told.tally += watched.tally(user, Some(origin));
+            if let Some(user) = &notice.user {
+                notice.tally += watched.tally(user, Some(origin));
             }
         }
 
@@ -307,10 +311,10 @@ impl PeerCounts {
     }
 
     /// Notes that something of `channel` was sent: if nodes are not known, the counts are sent again when they are.
-    pub(super) fn told(&self, app: AppId, channel: &str) {
+    pub(super) fn note_sent(&self, app: AppId, channel: &str) {
         let mut state = self.state.lock();
         if let Some(watched) = state.channels.get_mut(&(app, channel.into())) {
-            watched.is_told_without |= !watched.unknown.is_empty();
+            watched.is_sent_without |= !watched.unknown.is_empty();
         }
     }
 
@@ -343,7 +347,7 @@ impl PeerCounts {
         let Some(watched) = state.channels.get_mut(&channel) else {
             return KnownCounts::default();
         };
-        watched.is_told_without |= !watched.unknown.is_empty();
+        watched.is_sent_without |= !watched.unknown.is_empty();
         let connections = |(node, peer): (&NodeId, &Peer)| (*node, peer.count.connections);
         KnownCounts {
             connections: watched.peers.iter().map(connections).collect(),
@@ -371,7 +375,7 @@ impl PeerCounts {
             let app = channel.0;
             let serving = peers.entry(app).or_insert_with(|| serving(app));
             if let Some(watched) = state.channels.get_mut(channel) {
-                watched.is_told_without = true;
+                watched.is_sent_without = true;
                 for peer in serving {
                     watched.unknown.insert(*peer, Unknown::default());
                 }
@@ -423,7 +427,7 @@ impl PeerCounts {
         if let Some(watched) = state.channels.remove(&channel) {
             state.users = state.users.saturating_sub(watched.entries);
         }
-        // Under the lock, so that the next one that watches it subscribes after this.
+        // This happens under the lock, so that the next one that watches it subscribes after this.
         self.interest.remove(&Topic::Watch(channel.0, channel.1));
     }
 }

@@ -36,14 +36,14 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Recent<T, K = Uuid> {
     order: VecDeque<K>,
-    kept: AHashMap<K, T>,
+    values: AHashMap<K, T>,
 }
 
 impl<T, K> Default for Recent<T, K> {
     fn default() -> Self {
         Self {
             order: VecDeque::new(),
-            kept: AHashMap::new(),
+            values: AHashMap::new(),
         }
     }
 }
@@ -51,20 +51,20 @@ impl<T, K> Default for Recent<T, K> {
 impl<T, K: Hash + Eq + Copy> Recent<T, K> {
     /// Keeps `value`, and forgets the oldest beyond [`RECENT_PUBLICATIONS`]; false if the id was there.
     pub(super) fn insert(&mut self, id: K, value: T) -> bool {
-        if self.kept.insert(id, value).is_some() {
+        if self.values.insert(id, value).is_some() {
             return false;
         }
         self.order.push_back(id);
         if self.order.len() > RECENT_PUBLICATIONS
             && let Some(oldest) = self.order.pop_front()
         {
-            self.kept.remove(&oldest);
+            self.values.remove(&oldest);
         }
         true
     }
 
     pub(super) fn get(&self, id: &K) -> Option<&T> {
-        self.kept.get(id)
+        self.values.get(id)
     }
 }
 
@@ -118,7 +118,7 @@ struct BusReceiver {
     to_everyone: JoinSet<()>,
     requests: CallLimit,
     programs: mpsc::Sender<Program>,
-    /// For the bytes of programs' messages that wait.
+    /// Room for the bytes of programs' messages that wait.
     room: ProgramRoom,
 }
 
@@ -215,11 +215,14 @@ impl BusReceiver {
             Err(error) => return self.skip(&error.to_string()),
         };
 
+        // Several of them may be placed as one batch, in their order. Whatever else comes may be
+        // for one of the same connections, and so waits for all of them.
         let for_all = selection.is_for_all();
         if !for_all {
             self.settle().await;
         }
 
+        // Stored events of this topic were sent before it, and wait for the topic's lock.
         if let Some(key) = key.filter(|key| cluster.replicator.arrivals().is_waiting(key)) {
             let arrived = Arrived {
                 key,
@@ -274,6 +277,8 @@ impl BusReceiver {
             return self.skip("it is stored, and not for one channel or user");
         };
 
+        // Clients know the offsets of channels. Those of users are between the node and the store:
+        // a client confirms by a pong.
         let numbered = matches!(key.topic, Durable::Channel(_)).then_some(position.offset);
         let selection = match self.node.selection_of(app, wire_target).await {
             Ok(selection) => selection,
@@ -490,6 +495,6 @@ mod tests {
         }
         assert!(!recent.insert(10, 0));
         assert_eq!((recent.get(&9), recent.get(&10)), (None, Some(&0)));
-        assert_eq!(recent.kept.len(), RECENT_PUBLICATIONS);
+        assert_eq!(recent.values.len(), RECENT_PUBLICATIONS);
     }
 }

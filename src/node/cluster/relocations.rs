@@ -14,7 +14,7 @@ use smol_str::SmolStr;
 
 use crate::{
     id::{AppId, NodeId},
-    limits::{MOVED_KEPT, MOVED_MAX},
+    limits::{MOVED_MAX, MOVED_REMEMBERED},
 };
 
 /// That a node has handed a place over, as it says it to other nodes.
@@ -26,7 +26,7 @@ pub(super) struct Relocation {
     pub(super) number: u64,
 }
 
-/// What this node has handed over in the last [`MOVED_KEPT`].
+/// What this node has handed over in the last [`MOVED_REMEMBERED`].
 #[derive(Debug, Default)]
 pub(super) struct Relocations(Mutex<RelocationLog>);
 
@@ -54,12 +54,13 @@ impl Relocations {
         // named.
         if log.in_order.len() >= MOVED_MAX {
             log.forget_first();
-            log.is_short_until = Some(now + MOVED_KEPT);
+            log.is_short_until = Some(now + MOVED_REMEMBERED);
         }
 
         log.last += 1;
         let (to, number) = (to.0, log.last);
         let ones = log.by_channel.entry(channel.clone()).or_default();
+        // The last move is enough: a node that is asked again sees to all that came to it before.
         ones.retain(|one| one.to != to);
         ones.push(Relocation { to, number });
         log.in_order.push_back((now, number, channel));
@@ -86,7 +87,7 @@ impl Relocations {
 
 impl RelocationLog {
     fn forget_old(&mut self, now: Instant) {
-        let is_old = |at: &Instant| now.saturating_duration_since(*at) > MOVED_KEPT;
+        let is_old = |at: &Instant| now.saturating_duration_since(*at) > MOVED_REMEMBERED;
         while self.in_order.front().is_some_and(|(at, ..)| is_old(at)) {
             self.forget_first();
         }
@@ -97,6 +98,8 @@ impl RelocationLog {
             return;
         };
         if let Some(ones) = self.by_channel.get_mut(&channel) {
+            // A later move to the same node has taken the place of this one, and is forgotten in
+            // its own time.
             ones.retain(|one| one.number > number);
             if ones.is_empty() {
                 self.by_channel.remove(&channel);
@@ -178,7 +181,7 @@ mod tests {
         relocations.0.lock().forget_first();
         assert!(of(&relocations, "a").is_empty());
         let mut log = relocations.0.lock();
-        log.forget_old(Instant::now() + 2 * MOVED_KEPT);
+        log.forget_old(Instant::now() + 2 * MOVED_REMEMBERED);
         assert!(log.by_channel.is_empty() && log.in_order.is_empty());
     }
 

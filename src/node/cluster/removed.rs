@@ -5,7 +5,7 @@
 //! node reads that the client comes to. The record says whom the call means, and which nodes have seen to their own connections.
 //! It concerns the connections of all other nodes.
 //!
-//! - A record is written only if a node has ended a short time ago ([`ENDED_KEPT`]), or one that was asked departs or does not
+//! - A record is written only if a node has ended a short time ago ([`ENDED_REMEMBERED`]), or one that was asked departs or does not
 //!   answer. Then it is written before the nodes are asked, or asked again.
 //! - A node that a client comes to expects its places ([`ResumeTable::expect`](crate::hub::ResumeTable::expect)) before it reads the records.
 //!   So it finds the record, or the call that has written the record finds the place.
@@ -32,7 +32,7 @@ use crate::{
     filter::Verdict,
     hub::{Snapshot, with_channels},
     id::{AppId, NodeId},
-    limits::{ENDED_KEPT, REMOVAL_BYTES, REMOVALS_MAX},
+    limits::{ENDED_REMEMBERED, REMOVAL_BYTES, REMOVALS_MAX},
     protocol::envelope::WireTarget,
 };
 
@@ -43,7 +43,7 @@ const VERSION: u8 = 1;
 const REMOVED: &str = "removed";
 
 /// Adds a record. KEYS: the records of the channel. ARGV: the record, one that concerns everyone, how many there may be, and for
-/// how many milliseconds they are kept. If there are too many, the one that concerns everyone takes their place.
+/// how many milliseconds they are remembered. If there are too many, the one that concerns everyone takes their place.
 static NOTE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "redis.call('XADD', KEYS[1], '*', 'r', ARGV[1])
@@ -99,7 +99,7 @@ impl Ended {
 #[derive(Debug, Serialize, Deserialize)]
 struct Removal {
     v: u8,
-    /// Whom it means; everyone if that is too long to be kept.
+    /// Whom it means; everyone if that is too long to be remembered.
     #[serde(rename = "aim")]
     wire_target: WireTarget,
     /// The nodes that have seen to their own connections.
@@ -124,7 +124,7 @@ impl Removal {
 
 /// The records in Redis of who was taken out of a channel.
 ///
-/// It owns nothing but its way to Redis, and knows for how long records are kept. [`Leaving`](super::leaving::Leaving) leaves
+/// It owns nothing but its way to Redis, and knows for how long records are remembered. [`Leaving`](super::leaving::Leaving) leaves
 /// records, and [`Handover`](super::resume::Handover) reads them for a client that comes back.
 #[derive(Debug)]
 pub(super) struct RemovalRecords {
@@ -134,7 +134,7 @@ pub(super) struct RemovalRecords {
     resume_window: Duration,
     /// Longer than what a node had that has ended waits for its clients: until its lease is over, and another node has found the
     /// time to take it away.
-    kept: Duration,
+    remembered: Duration,
 }
 
 impl RemovalRecords {
@@ -144,13 +144,13 @@ impl RemovalRecords {
             bus: handles.bus.clone(),
             membership: membership.clone(),
             resume_window: limits.resume_window,
-            kept: limits.resume_window + ENDED_KEPT * limits.node_lease,
+            remembered: limits.resume_window + ENDED_REMEMBERED * limits.node_lease,
         }
     }
 
     /// Whether clients may be connected nowhere, because a node has ended a short time ago.
     pub(super) fn may_await(&self) -> bool {
-        !self.resume_window.is_zero() && self.membership.ended().is_within(self.kept)
+        !self.resume_window.is_zero() && self.membership.ended().is_within(self.remembered)
     }
 
     /// Leaves a record that those whom `aim` means were taken out of `channel`, on all nodes except for those that have
@@ -181,7 +181,7 @@ impl RemovalRecords {
             removal.write(),
             Removal::of_all().write(),
             REMOVALS_MAX.to_string().into(),
-            millis(self.kept),
+            millis(self.remembered),
         ];
 
         self.bus.eval(&NOTE, &home, keys, args).await.map(drop)
@@ -197,6 +197,7 @@ impl RemovalRecords {
         channels: &[SmolStr],
     ) -> Vec<SmolStr> {
         let app = lost.app;
+        // The client has not joined here yet, and a record may mean members of a channel.
         let lost = with_channels(lost, channels);
         let read = |channel: &SmolStr| {
             let home = Topic::Channel(app, channel.clone());
@@ -205,7 +206,7 @@ impl RemovalRecords {
             self.bus.command(&home, range)
         };
 
-        // All at the same time.
+        // They are asked all at the same time.
         let reads: Vec<_> = channels.iter().map(read).collect();
         let mut removed = Vec::new();
         for (channel, records) in channels.iter().zip(reads) {
@@ -235,6 +236,7 @@ async fn is_removed(node: &Node, lost: &Snapshot, records: &[Entry]) -> bool {
     for (_, (_, record)) in records {
         let removal = match serde_json::from_slice::<Removal>(record) {
             Ok(removal) if removal.v == VERSION => removal,
+            // A later version has written it, or it is broken: whom it means is not known.
             _ => return true,
         };
 

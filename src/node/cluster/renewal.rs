@@ -19,19 +19,20 @@ struct State {
     renewed: Option<Instant>,
     failure: Option<Arc<str>>,
     /// Codes of the refusals that were logged since.
-    told: Vec<String>,
+    logged: Vec<String>,
 }
 
 impl Renewal {
     /// The lease was renewed, by a step that began at `began`.
     pub(super) fn succeeded(&self, began: Instant) {
-        let told = {
+        let logged = {
             let mut state = self.0.lock();
+            // When it began, not when it ended: the lease may last from that moment on.
             state.renewed = Some(began);
             state.failure = None;
-            std::mem::take(&mut state.told)
+            std::mem::take(&mut state.logged)
         };
-        if !told.is_empty() {
+        if !logged.is_empty() {
             tracing::info!("this node's lease is renewed again");
         }
     }
@@ -46,9 +47,9 @@ impl Renewal {
                 tracing::debug!(%error, "lease not renewed");
                 return;
             };
-            let is_news = !state.told.contains(code);
+            let is_news = !state.logged.contains(code);
             if is_news {
-                state.told.push(code.clone());
+                state.logged.push(code.clone());
             }
             is_news
         };
@@ -112,11 +113,11 @@ mod tests {
             "{fault}"
         );
         assert_eq!(metrics.bus.renewals_refused.get(), 2);
-        assert_eq!(renewal.0.lock().told, ["NOREPLICAS"]);
+        assert_eq!(renewal.0.lock().logged, ["NOREPLICAS"]);
         renewal.failed(&BusError::Unanswered, &metrics);
         assert_eq!(metrics.bus.renewals_refused.get(), 2);
         renewal.succeeded(Instant::now());
         assert_eq!(renewal.fault(LENGTH), None);
-        assert!(renewal.0.lock().told.is_empty());
+        assert!(renewal.0.lock().logged.is_empty());
     }
 }

@@ -37,6 +37,7 @@ impl Replays {
     /// What the history would say of what came after `since` in a channel that is `at` this position, if the client has
     /// missed nothing, or if the history has just said it to another client that missed as much, or more.
     pub(super) fn find(&self, key: &Key, since: &Since, at: Position) -> Option<Recovery> {
+        // This is the usual case after a short break. It needs no look at the store.
         if is_present(since, at) && since.offset == at.offset {
             return Some(Recovery {
                 position: at,

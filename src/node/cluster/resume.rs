@@ -141,16 +141,17 @@ impl RemoteResume {
     fn keep(&mut self, settled: &Settled) -> Vec<String> {
         let claimed: AHashSet<&str> = match settled {
             Settled::Claimed(claimed) => claimed.iter().map(String::as_str).collect(),
+            // An earlier version does not say in which channels, so all of them are kept.
             Settled::Held(true) | Settled::Elsewhere(_) => return Vec::new(),
             Settled::Held(false) => AHashSet::new(),
         };
 
         let resume_table = &self.hub.context().resume_table;
         let all = std::mem::take(&mut self.channels);
-        let (kept, gone): (Vec<_>, Vec<_>) = all
+        let (left, gone): (Vec<_>, Vec<_>) = all
             .into_iter()
             .partition(|channel| claimed.contains(&*channel.name));
-        self.channels = kept.into();
+        self.channels = left.into();
         for channel in &gone {
             resume_table.give_up(&self.lost, &channel.name);
         }
@@ -351,8 +352,8 @@ impl Handover {
             channels: resume_state.channels.into(),
         };
 
-        // Before that node lets go of the places: a call that takes connections out of the channel finds them there or
-        // here.
+        // This comes before that node lets go of the places: a call that takes connections out of
+        // the channel finds them there or here.
         let mut lost = own.clone();
         Arc::make_mut(&mut lost).attributes.connection.id = id;
         let places: Vec<SmolStr> = taken.iter().map(SmolStr::from).collect();
@@ -448,7 +449,8 @@ impl Handover {
         };
 
         let channels = local_resume.left().map(channel).collect();
-        // Held until the other node settles it, so that no call takes the places for abandoned.
+        // They are held until the other node settles it, so that no call takes the places for
+        // abandoned.
         self.handed.lock().insert(id, local_resume);
         let handover = self.clone();
 

@@ -87,6 +87,7 @@ struct Record {
 impl Record {
     /// Whether a client of `user` and `device` may stand in for the connection.
     fn is_of_client(&self, app: &str, user: Option<&str>, device: Option<&str>) -> bool {
+        // Any other connection may have neither, so without both nothing is proven.
         let is_known = user.is_some() || device.is_some();
         let is_same = self.user.as_deref() == user && self.device.as_deref() == device;
         self.v == VERSION && is_known && is_same && self.app == app
@@ -146,6 +147,7 @@ impl Roster {
         let record: Record = serde_json::from_str(record).ok()?;
         let revocations = &self.revocations;
         let is_revoked =
+            // The record is as old as the connection, and the token may have been revoked since.
             user.is_some_and(|user| revocations.refuses(app, user, record.iat, unix_now()));
         if !record.is_of_client(&name, user, device) || is_revoked {
             return None;
@@ -189,6 +191,7 @@ impl Roster {
             .ask_list::<(u64, Vec<String>)>(id.node, &TAKE, args)
             .await
         {
+            // Without its record: it was reaped, or another client has taken its place.
             Ok((0, taken)) if taken.is_empty() => Some(Settled::Held(false)),
             Ok((_, taken)) => Some(Settled::Claimed(taken)),
             Err(error) => {

@@ -146,7 +146,7 @@ impl RevocationSync {
     }
 
     /// Does what another node has revoked.
-    pub(super) async fn revoke_as_told(
+    pub(super) async fn revoke_for_peer(
         &self,
         app: AppId,
         users: Vec<RevokedUser>,
@@ -163,6 +163,8 @@ impl RevocationSync {
                 (user.into(), Revocation { before, until })
             })
             .collect();
+        // First it takes effect, and only then counts as known: what fails in between is read
+        // again.
         let n = self.refuse(app, &revoked).await;
         self.known.note(changes);
         Number { n }
@@ -184,6 +186,7 @@ impl RevocationSync {
                 .and_then(|answer| read_changes(&answer))
                 .map_err(|error| away(&error))?;
             let before = all.get_or_insert(changes);
+            // The calls are not one step, so another node's change may come between two of them.
             is_whole &= before == &changes || before.change == changes.previous;
             before.change = changes.change;
         }
@@ -198,16 +201,16 @@ impl RevocationSync {
     pub(super) async fn run_revocations(&self) {
         let mut ticks = tokio::time::interval(self.every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut is_told = false;
+        let mut is_logged = false;
 
         while !self.membership.has_left() {
             ticks.tick().await;
             self.expire_revoked().await;
             match self.read_revoked().await {
-                Ok(()) => is_told = false,
+                Ok(()) => is_logged = false,
                 // That Redis is away, the bus logs.
-                Err(error @ BusError::Refused { .. }) if !is_told => {
-                    is_told = true;
+                Err(error @ BusError::Refused { .. }) if !is_logged => {
+                    is_logged = true;
                     let hint = error.hint();
                     tracing::warn!(%error, hint, "revoked tokens cannot be read from Redis; this node goes by those that it knows");
                 }
@@ -391,7 +394,7 @@ impl RevocationSync {
 
 /// What a call that revokes tokens has done on its own node.
 struct RevokedHere {
-    /// Of the revocations in Redis.
+    /// What has changed of the revocations in Redis.
     changes: Changes,
     disconnected: u64,
 }
@@ -413,6 +416,7 @@ impl Node {
     ) -> Result<RevokeReceipt, NodeError> {
         self.check_users(app, &users)?;
         let now = unix_now();
+        // Later, it would refuse tokens that are issued after this call as well.
         if before.is_some_and(|before| before > now + TOKEN_LEEWAY.as_secs()) {
             return Err(NodeError::Later);
         }
@@ -500,7 +504,7 @@ impl Node {
 }
 
 /// Replaces the claims that another node says.
-pub(super) async fn replace_as_told(
+pub(super) async fn replace_for_peer(
     node: &Node,
     app: AppId,
     user: &str,

@@ -181,6 +181,7 @@ impl Roster {
         let mut batch = Vec::new();
         let mut versions = Versions {
             last: 0,
+            // The node's id is new, so there is no list under it.
             in_redis: Some(String::new()),
         };
 

@@ -105,6 +105,7 @@ async fn gather(
             return;
         };
 
+        // A node whose lease is not known yet may answer too. That counts, but is not waited for.
         let at = expected.iter().position(|peer| peer.id == response.node);
         let peer = at.map(|at| expected.remove(at));
         if let Ok(Refusal { error }) = serde_json::from_str(response.result.get()) {
@@ -340,13 +341,13 @@ impl Rpc {
             digests.into_iter().map(done).collect()
         };
 
-        let told: Vec<_> = requests
+        let sent: Vec<_> = requests
             .iter()
             .map(|request| self.notify_nodes(app, request))
             .collect();
         tokio::spawn(async move {
-            for told in told {
-                if let Err(error) = told.await {
+            for sent in sent {
+                if let Err(error) = sent.await {
                     tracing::debug!(%error, "other nodes do not know that a program's message is done");
                 }
             }

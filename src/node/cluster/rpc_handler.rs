@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{
     super::{MembersQuery, Node, NodeError, PageBounds, Target, read_cursor, show, write_cursor},
     Cluster,
-    revoked::replace_as_told,
+    revoked::replace_for_peer,
     rpc_request::{
         Joined, Leavers, Listed, Number, Page, Present, ReceiptPart, Refusal, Request, Tallies,
     },
@@ -33,6 +33,8 @@ pub(super) async fn handle_request(
     request: Request,
 ) -> Result {
     match request {
+        // The task that hears the bus takes these out before, since they need no room among the
+        // calls.
         Request::Hello
         | Request::Rules { .. }
         | Request::Done { .. }
@@ -45,7 +47,7 @@ pub(super) async fn handle_request(
             reason,
         } => {
             let close = Close::new(code, &reason);
-            said(disconnect_as_told(node, app, wire_target, close).await)
+            said(disconnect_for_peer(node, app, wire_target, close).await)
         }
         Request::Join {
             channel,
@@ -54,7 +56,7 @@ pub(super) async fn handle_request(
         Request::Leave {
             channel,
             wire_target,
-        } => said(leave_as_told(node, app, channel, wire_target).await),
+        } => said(leave_for_peer(node, app, channel, wire_target).await),
         Request::User { user } => to_raw_value(&Number {
             n: node.user_connections(app, &user) as u64,
         }),
@@ -90,7 +92,7 @@ pub(super) async fn handle_request(
                 items: limit,
                 bytes: max_bytes,
             };
-            said(page_as_told(node, app, wire_target, from.as_deref(), bounds).await)
+            said(page_for_peer(node, app, wire_target, from.as_deref(), bounds).await)
         }
         Request::Recall {
             id,
@@ -110,7 +112,7 @@ pub(super) async fn handle_request(
         }),
         Request::Connection { id } => node.shown(app, &id),
         Request::Revoke { users, changes } => {
-            to_raw_value(&cluster.revoked.revoke_as_told(app, users, changes).await)
+            to_raw_value(&cluster.revoked.revoke_for_peer(app, users, changes).await)
         }
         Request::Claims {
             user,
@@ -119,12 +121,12 @@ pub(super) async fn handle_request(
             at,
         } => {
             let wanted = (&*claims, can.as_deref());
-            said(replace_as_told(node, app, &user, wanted, at).await)
+            said(replace_for_peer(node, app, &user, wanted, at).await)
         }
     }
 }
 
-async fn page_as_told(
+async fn page_for_peer(
     node: &Node,
     app: AppId,
     wire_target: WireTarget,
@@ -135,7 +137,7 @@ async fn page_as_told(
     node.page_of_connections(app, target, from, bounds).await
 }
 
-async fn disconnect_as_told(
+async fn disconnect_for_peer(
     node: &Node,
     app: AppId,
     wire_target: WireTarget,
@@ -147,7 +149,7 @@ async fn disconnect_as_told(
     Ok(Number { n })
 }
 
-async fn leave_as_told(
+async fn leave_for_peer(
     node: &Arc<Node>,
     app: AppId,
     channel: String,
@@ -311,6 +313,7 @@ impl Node {
             let before = builder.members();
             let query = MembersQuery {
                 from,
+                // Little is done at a time, since it is under one hold of each shard's lock.
                 limit: (bounds.items - before).min(PAGE_STRIDE),
                 max_bytes: bounds.bytes,
             };
@@ -328,6 +331,7 @@ impl Node {
             }
         };
 
+        // They are taken apart again: the caller joins the items of several nodes to one page.
         let items = serde_json::from_str(builder.finish().get()).unwrap_or_default();
         Page {
             items,

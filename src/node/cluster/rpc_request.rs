@@ -38,6 +38,7 @@ pub(super) enum Request {
         id: Uuid,
     },
     Disconnect {
+        // Its name between nodes is older than the one in the code, and stays.
         #[serde(rename = "aim")]
         wire_target: WireTarget,
         code: u16,
@@ -210,6 +211,7 @@ impl Present {
         let share = self.share.iter();
         let tallies = share.filter_map(|share| share.tallies.as_ref()).flatten();
         LISTED_BYTES
+            // JSON adds quotes and commas to each, and two numbers for a share.
             + names.map(|name| name.len() + 3).sum::<usize>()
             + tallies.map(|tally| tally.0.len() + 9).sum::<usize>()
     }
@@ -262,6 +264,7 @@ impl Page {
 
 /// An order that could not be carried out.
 #[derive(Debug, Serialize, Deserialize)]
+// Each answer is tried as a refusal first, so that no other kind may pass for one.
 #[serde(deny_unknown_fields)]
 pub(super) struct Refusal {
     pub(super) error: String,

@@ -43,6 +43,7 @@ fn digest(app: &AppConfig) -> String {
     // Texts and numbers always serialize.
     let text = serde_json::to_vec(&(rules, users)).unwrap_or_default();
     let digest = ring::digest::digest(&ring::digest::SHA256, &text);
+    // Half of it distinguishes rules well enough, and nobody gains anything by a collision.
     data_encoding::HEXLOWER.encode(&digest.as_ref()[..16])
 }
 
@@ -59,6 +60,7 @@ fn differing<'a>(
 ) -> impl Iterator<Item = &'a str> {
     there
         .iter()
+        // An app that only one of the two has is no mistake: nodes may serve different apps.
         .filter(|(name, other)| here.get(*name).is_some_and(|digest| digest != *other))
         .map(|(name, _)| name.as_str())
 }
@@ -81,14 +83,14 @@ impl RuleDigests {
     }
 
     /// Notifies a node that has just been met of the rules here; it answers nothing.
-    pub(super) fn tell(&self, rpc: &Rpc, to: NodeId) {
+    pub(super) fn notify(&self, rpc: &Rpc, to: NodeId) {
         let request = Request::Rules {
             node: self.node.to_string(),
             apps: self.apps.clone(),
         };
-        let told = rpc.notify_topic(&Topic::Node(to), AppId(0), &request);
+        let sent = rpc.notify_topic(&Topic::Node(to), AppId(0), &request);
         tokio::spawn(async move {
-            if let Err(error) = told.await {
+            if let Err(error) = sent.await {
                 tracing::debug!(%error, "another node does not know of the rules for channels here");
             }
         });

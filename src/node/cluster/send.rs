@@ -52,7 +52,7 @@ pub(crate) enum Message {
 pub(in crate::node) struct Outgoing<'d> {
     pub(in crate::node) id: Uuid,
     pub(in crate::node) draft: &'d Draft,
-    /// It is kept, in the history of all nodes.
+    /// It is stored, in the history of all nodes.
     pub(in crate::node) is_durable: bool,
     /// The connection that it is from, if that does not get it.
     pub(in crate::node) own: Option<ConnectionId>,
@@ -240,6 +240,7 @@ impl EnvelopeSender {
     fn by_node(&self, connections: &[String]) -> BTreeMap<NodeId, Vec<String>> {
         let mut nodes: BTreeMap<NodeId, Vec<String>> = BTreeMap::new();
         for text in connections {
+            // Connections of this node were found here already, and what is no id names none.
             if let Ok(id) = text.parse::<ConnectionId>()
                 && id.node != self.node
             {
@@ -260,6 +261,8 @@ impl EnvelopeSender {
             return None;
         };
 
+        // The message is queued when its future is made, so polling the futures later changes no
+        // order.
         let publish = |(topic, message): (Topic, Bytes)| -> Published {
             Box::pin(self.bus.publish(&topic, message))
         };
@@ -290,6 +293,7 @@ impl EnvelopeSender {
             if let Some(others) = self.lines.note(Line::NotReached) {
                 tracing::warn!(others, %error, id = %sent.id, "a publication may not have reached the other nodes");
             }
+            // Which of them have it is not known, so all of them are named.
             receipt.missing_nodes = self.membership.peers().names(app);
             return;
         }

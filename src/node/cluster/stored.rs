@@ -95,8 +95,8 @@ impl UserEventSync {
     /// The number of the doubt that a connection is in that was given what the store held then, if it is in one: what was
     /// stored since may have been missed. `asked` is false where the store did not say.
     ///
-    /// To be called under the lock of the connection's shard, under which it becomes reachable. [`UserEventSync::clear_suspected_gaps`] has
-    /// to follow.
+    /// Call this under the lock of the connection's shard, under which it becomes reachable.
+    /// [`UserEventSync::clear_suspected_gaps`] has to follow.
     pub(crate) fn suspect_since(
         &self,
         (app, user): (AppId, &SmolStr),
@@ -111,6 +111,8 @@ impl UserEventSync {
 
     /// Puts the connections in doubt whose users' stored events may have been missed.
     pub(super) async fn suspect_stored(&self, gap: &Gap<'_>) {
+        // Before any connection is in doubt: an answer of the store that was asked for before this
+        // ends no doubt of now.
         let number = self.new_suspected_gap();
         if gap.partitions() == 0 {
             for topic in gap.topics() {
@@ -213,6 +215,7 @@ impl UserEventSync {
                 None
             };
 
+            // Before the store is asked: a doubt that arises while it answers stays.
             let seen = self.suspected_gaps.load(SeqCst);
             let waiting = match self.history.waiting(&key).await {
                 Ok(waiting) => waiting,

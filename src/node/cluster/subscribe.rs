@@ -91,7 +91,7 @@ async fn subscribe(
     let interest = bus.interest().clone();
     let topics: SmallVec<[Topic; 2]> = topics.collect();
     for topic in &topics {
-        // First all of them, so that Redis confirms them in one round trip.
+        // All of them are begun first, so that Redis confirms them in one round trip.
         interest.add(topic.clone());
     }
 

@@ -135,7 +135,7 @@ impl UnsentNotices {
     }
 
     /// All watchers were asked to look again at all channels.
-    fn told_all(&self) {
+    fn note_all_sent(&self) {
         let mut state = self.state.lock();
         state.is_all = false;
         if state.is_settled() {
@@ -168,8 +168,8 @@ impl NoticeRelay {
             let paid = match due {
                 Due::Channels(channels) => self.notify_look_again(channels).await,
                 Due::All => {
-                    let told = self.rpc.notify_nodes(AppId(0), &Request::LookAgain).await;
-                    told.map(|_| self.unsent.told_all())
+                    let sent = self.rpc.notify_nodes(AppId(0), &Request::LookAgain).await;
+                    sent.map(|_| self.unsent.note_all_sent())
                 }
             };
 
@@ -226,11 +226,11 @@ impl NoticeRelay {
     /// else knows of them. Waits for Redis for `limits.redis_timeout` at most.
     pub(crate) async fn notify_all_changes(&self) {
         let patience: Duration = self.hub.context().limits.redis_timeout;
-        let told = async {
+        let sent = async {
             self.hub.context().notices.flush().await;
             self.unsent.settled().await;
         };
-        if timeout(patience, told).await.is_err() {
+        if timeout(patience, sent).await.is_err() {
             tracing::warn!(
                 "some members of this node have left, and other nodes' clients were not notified: Redis took no message in time"
             );
@@ -282,7 +282,7 @@ mod tests {
         drop(notices.begin(APP, "one more"));
         assert!(notices.state.lock().channels.is_empty());
         assert_eq!(unsent(&notices), usize::MAX);
-        notices.told_all();
+        notices.note_all_sent();
         assert!(notices.state.lock().is_settled());
     }
 

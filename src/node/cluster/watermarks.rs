@@ -108,6 +108,7 @@ impl Watermarks {
             return false;
         };
         let is_due = mark.remembered.is_none_or(|at| at.elapsed() >= time);
+        // Noted before it is done, so that of several who ask at the same time only one does it.
         if is_due {
             mark.remembered = Some(Instant::now());
         }
@@ -147,6 +148,7 @@ impl Stripe {
 
     /// The channels that have a watermark.
     pub(super) fn keys(&self) -> Vec<Key> {
+        // A copy: what is done with each of them waits, which nobody may under the lock.
         self.0.lock().of.keys().cloned().collect()
     }
 }

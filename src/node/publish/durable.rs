@@ -24,7 +24,8 @@ impl Node {
     /// Stores events of `app` that all come back over the bus, one after another. `has_begun` is dropped when all are
     /// on their way to Redis: what is begun after that is stored after them.
     ///
-    /// # Errors The first that occurs; what comes after it is not stored.
+    /// # Errors
+    /// The first that occurs; what comes after it is not stored.
     pub(crate) async fn publish_in_order(
         &self,
         app: AppId,
@@ -42,6 +43,7 @@ impl Node {
             self.publish_durable(one, None).await?;
         }
 
+        // Once the last one is on its way, all before it are.
         if let Some(last) = last {
             self.publish_durable(last, Some(has_begun)).await?;
         }

@@ -140,6 +140,8 @@ impl Node {
         let marks = Marks {
             channel: target.one_channel(),
             from: author.as_ref().map(|author| &author.sender),
+            // Clients confirm stored events of users, and know a repeat by its id. In channels,
+            // offsets do that.
             id: matches!(durability, Durability::Users(..)).then_some(id),
         };
 
@@ -201,6 +203,7 @@ impl Node {
             None => limits.stored_publication_bytes.min(limits.history_bytes),
         };
 
+        // A single copy is bounded already by what one event may have.
         if bytes > most && copies > 1 {
             return Err(NodeError::TooMuchToStore {
                 bytes,

@@ -79,6 +79,8 @@ impl Node {
         }
 
         for prepared in here {
+            // Others before it may be delivered, so it is no longer refused: without a permit it
+            // scans as well.
             let scan_permit = self.hub.permit(&prepared.selection).await.ok().flatten();
             let (reach, permit) = self
                 .hub
@@ -142,7 +144,7 @@ impl Node {
         let bound = reaches.iter().map(Reach::bound).sum();
         let bytes = prepared.iter().map(|one| one.draft.len()).sum();
 
-        // One for all of them: they run one after another.
+        // One permit is for all of them, since they run one after another.
         let heavy = prepared
             .iter()
             .any(|one| one.selection.is_scan() || one.selection.is_heavy());

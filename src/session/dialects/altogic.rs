@@ -59,7 +59,7 @@ struct Slots {
     /// The data of its event.
     data: Option<Box<RawValue>>,
     /// Bytes of the notices about itself that its client gets, one for each of its channels.
-    told: usize,
+    notices: usize,
 }
 
 impl Altogic {
@@ -225,7 +225,7 @@ impl<'c> Me<'c> {
         };
 
         if let (Operation::Update { data, .. }, Some(_)) = (&operation, &slots.id) {
-            slots.told = self.connection.channels().count() * data.0.get().len();
+            slots.notices = self.connection.channels().count() * data.0.get().len();
         }
 
         if let Operation::UserEvent { session, about, .. } = &operation {
@@ -381,7 +381,7 @@ impl Dialect for Altogic {
     }
 
     fn answer_bytes(&self) -> usize {
-        self.slots.told
+        self.slots.notices
     }
 
     fn forget(&mut self) {

@@ -20,7 +20,7 @@ use crate::{
     session::dialect::{Credentials, Dialect, Meaning, Unintelligible},
 };
 
-/// By which a client says its version.
+/// The parameter by which a client says its version.
 const CLIENT_VERSION: &str = "CLIENT_VERSION";
 
 /// One client's side.

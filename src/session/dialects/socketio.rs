@@ -42,6 +42,7 @@ impl Setup {
 
     fn inside(&self, inside: u8) -> Option<Form> {
         let sets = self.forms.get(self.namespaces.len()..)?;
+        // The empty set has no form, so the first is that of the first namespace alone.
         sets.get(usize::from(inside).checked_sub(1)?).copied()
     }
 }
@@ -178,6 +179,7 @@ impl SocketIo {
             return Ok(Meaning::Nothing);
         };
 
+        // Each namespace of a client counts its ids by itself.
         *id = packet.id.and_then(|id| raw(request_id(at, id)));
         if let [one] = attachments
             && is_only_data(data)?
@@ -225,6 +227,7 @@ impl SocketIo {
         };
 
         self.inside |= 1 << at;
+        // The first namespace has let it in, and a further one needs no credentials.
         if was != 0 {
             return self.also_in(name);
         }
@@ -326,6 +329,7 @@ impl Dialect for SocketIo {
             _ => return Ok(Meaning::Nothing),
         };
 
+        // A text begins a packet, so attachments from here on belong to that.
         self.has_lost_part = false;
         match engineio::parse(text)? {
             engineio::Packet::Message(_) if self.assembly.is_some() => {
@@ -360,7 +364,7 @@ pub(super) fn unknown_namespace<'m>(name: &str, hint: &str) -> Meaning<'m> {
     Meaning::TurnedAway {
         why: Refusal::Protocol,
         answer: socketio::connect_error(name, "Invalid namespace", Some(hint)),
-        detail: format!("there is no namespace {shown:?}; {hint}"),
+        detail: format!("unknown namespace {shown:?}; {hint}"),
     }
 }
 

@@ -22,7 +22,7 @@ fn unknown_names_come_with_a_suggestion_also_beside_or() {
         is(
             "undeclared_name",
             "usr",
-            "there is no variable \"usr\"; did you mean \"user\"?"
+            "unknown variable \"usr\"; did you mean \"user\"?"
         )
     );
     assert_eq!(
@@ -38,7 +38,7 @@ fn unknown_names_come_with_a_suggestion_also_beside_or() {
         is(
             "unknown_function",
             "startWith",
-            "there is no method startWith(); did you mean \"startsWith\"?"
+            "unknown method startWith(); did you mean \"startsWith\"?"
         )
     );
     assert_eq!(refused("channels.exist(c, true)").0, "unknown_function");
@@ -51,47 +51,47 @@ fn a_name_without_auth_or_without_quotes_is_told_so() {
         (
             "tenant == params.t",
             "tenant",
-            "there is no variable \"tenant\"; a claim of the token is auth.tenant",
+            "unknown variable \"tenant\"; a claim of the token is auth.tenant",
         ),
         (
             "params.t == tenant",
             "tenant",
-            "there is no variable \"tenant\"; a claim of the token is auth.tenant",
+            "unknown variable \"tenant\"; a claim of the token is auth.tenant",
         ),
         (
             "token.tenant == params.t",
             "token",
-            "there is no variable \"token\"; a claim of the token is auth.tenant",
+            "unknown variable \"token\"; a claim of the token is auth.tenant",
         ),
         (
             "claims['time zone'] == 'x'",
             "claims",
-            "there is no variable \"claims\"; claims of the token are in auth",
+            "unknown variable \"claims\"; claims of the token are in auth",
         ),
         (
             "auth.tenant == acme",
             "acme",
-            "there is no variable \"acme\"; a text is in quotes: \"acme\"",
+            "unknown variable \"acme\"; a text is in quotes: \"acme\"",
         ),
         (
             "user != ann",
             "ann",
-            "there is no variable \"ann\"; a text is in quotes: \"ann\"",
+            "unknown variable \"ann\"; a text is in quotes: \"ann\"",
         ),
         (
             "admin in auth.roles",
             "admin",
-            "there is no variable \"admin\"; a text is in quotes: \"admin\"",
+            "unknown variable \"admin\"; a text is in quotes: \"admin\"",
         ),
         (
             "auth.vip == True",
             "True",
-            "there is no variable \"True\"; did you mean \"true\"?",
+            "unknown variable \"True\"; did you mean \"true\"?",
         ),
         (
             "auth.vip != None",
             "None",
-            "there is no variable \"None\"; did you mean \"null\"?",
+            "unknown variable \"None\"; did you mean \"null\"?",
         ),
     ] {
         let (code, span, said) = refused(source);

@@ -46,6 +46,7 @@ impl AttributePath {
             }
         };
 
+        // The walk went from the last member to the variable.
         steps.reverse();
         Some(Self {
             origin,
@@ -71,6 +72,8 @@ impl AttributePath {
         for step in &self.steps {
             match value {
                 Value::Map(map) => value = step.get(map),
+                // Every member of null is null, so that a filter needs no guard for claims that are
+                // missing.
                 Value::Null => return Some(&NULL),
                 _ => return None,
             }
@@ -134,6 +137,7 @@ impl Compiler {
                         return failed(EvalErrorKind::OutOfRange, span);
                     };
                     Ok(match from {
+                        // An owned list ends with this evaluation, so its item has to be cloned.
                         Operand::Borrowed(Value::List(items)) => Operand::Borrowed(&items[at]),
                         _ => Operand::Owned(items[at].clone()),
                     })

@@ -50,6 +50,7 @@ impl Compiler {
         span: Span,
     ) -> Test {
         let negate = operator == Binary::NotEqual;
+        // The path may be on either side of `==`.
         for (variable, fixed) in [(left, right), (right, left)] {
             if let (Some(place), Some(fixed)) = (AttributePath::of(variable), Fixed::of(fixed)) {
                 return place_equals(place, fixed, negate, span);
@@ -70,6 +71,7 @@ impl Compiler {
         right: &Node,
         span: Span,
     ) -> Test {
+        // A constant on the left turns the operator round: `5 < auth.age` is `auth.age > 5`.
         for (variable, fixed, operator) in
             [(left, right, operator), (right, left, mirrored(operator))]
         {
@@ -223,6 +225,7 @@ fn place_contains(place: AttributePath, fixed: Fixed, span: Span) -> Test {
 
 fn ordered(frame: Frame<'_>, operator: Binary, left: &Value, right: &Value, span: Span) -> Tri {
     if let (Value::String(a), Value::String(b)) = (left, right) {
+        // A comparison ends with the shorter text at the latest.
         value_of!(frame, frame.base.charge(a.len().min(b.len()), span));
     }
     match left.order(right) {

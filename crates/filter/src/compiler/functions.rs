@@ -126,6 +126,7 @@ impl Compiler {
                     Binary::Add => owned(Value::Double(a + b)),
                     Binary::Subtract => owned(Value::Double(a - b)),
                     Binary::Multiply => owned(Value::Double(a * b)),
+                    // A double divided by zero is infinite or NaN (IEEE 754), and not an error.
                     Binary::Divide => owned(Value::Double(a / b)),
                     _ => failed(EvalErrorKind::NoOverload, span),
                 },
@@ -184,6 +185,7 @@ fn int_arithmetic<'f>(operator: Binary, a: i64, b: i64, span: Span) -> Evaluated
         Binary::Add => a.checked_add(b),
         Binary::Subtract => a.checked_sub(b),
         Binary::Multiply => a.checked_mul(b),
+        // The least int divided by -1 fits no int.
         Binary::Divide => a.checked_div(b),
         _ => a.checked_rem(b),
     };

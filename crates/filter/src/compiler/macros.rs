@@ -18,6 +18,7 @@ impl Compiler {
         body: &Node,
         span: Span,
     ) -> Test {
+        // It is known when compiling, so each item is charged before it is visited.
         let cost = body.steps();
         let range = self.term(range);
         let body = self.test(body);
@@ -71,15 +72,15 @@ impl Compiler {
             let body = self.test(body);
             return term(move |frame| {
                 frame.base.charge(ALLOCATION, span)?;
-                let mut kept = Vec::new();
+                let mut found = Vec::new();
                 walk(frame, &*range(frame)?, cost, span, |inner, item| {
                     if truth(inner, &body, span)? {
                         inner.base.charge(size_of::<Value>(), span)?;
-                        kept.push(item.clone());
+                        found.push(item.clone());
                     }
                     Ok(true)
                 })?;
-                owned(kept.into())
+                owned(found.into())
             });
         }
 

@@ -107,6 +107,7 @@ impl Compiler {
                 kind, range, body, ..
             } if is_quantifier(*kind) => self.quantifier(*kind, range, body, span),
             _ => {
+                // Whether it gives a bool is known only when it is evaluated.
                 let value = self.term(node);
                 test(move |frame| match *value_of!(frame, value(frame)) {
                     Value::Bool(value) => value.into(),
@@ -129,6 +130,8 @@ impl Compiler {
                     return decides;
                 }
                 let second = right(frame);
+                // An error on the left counts only if the right does not decide (CEL specification,
+                // "Logical Operators").
                 if second == decides || first != Tri::Error {
                     second
                 } else {
@@ -153,6 +156,7 @@ impl Compiler {
     /// Compiles a value of any kind.
     pub(super) fn term(&mut self, node: &Node) -> Term {
         let span = node.span;
+        // A path is tried first, since it is found without building or cloning anything.
         if let Some(place) = AttributePath::of(node) {
             return place.into_term();
         }

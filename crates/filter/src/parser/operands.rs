@@ -115,6 +115,7 @@ impl Parser {
         at: Span,
         span: Span,
     ) -> Parsed {
+        // `map` has a second form, with a condition before the result.
         let counts = if kind == Macro::Map { 2..=3 } else { 2..=2 };
         if !counts.contains(&arguments.len()) {
             let wants = if kind == Macro::Map { "2 or 3" } else { "2" };
@@ -173,6 +174,7 @@ impl Parser {
         if self.accept("(") {
             let inner = self.expression()?;
             self.expect(")")?;
+            // Brackets have no node of their own: the shape of the tree says what they say.
             return Ok(inner);
         }
 
@@ -205,6 +207,7 @@ impl Parser {
     fn name(&mut self) -> Parsed {
         let span = self.span();
         let name = match self.peek() {
+            // `in` is the only operator that the lexer reads as a name.
             TokenKind::Name(name) if name != "in" => name.clone(),
             _ => return Err(self.unexpected("a value")),
         };

@@ -19,6 +19,8 @@ impl Clock {
     }
 
     pub(super) fn now_ms(&self) -> u64 {
+        // It goes on by a monotonic clock, since the system's may be set back while the server
+        // runs.
         self.unix_ms + self.since.elapsed().as_millis() as u64
     }
 }

@@ -20,7 +20,10 @@ const MINUTE: u64 = 60_000;
 impl Store {
     /// Notes that something of the topic is past its time at `until_ms`.
     pub(super) fn note_due(&mut self, name: &Name, log: &mut Log, until_ms: u64) {
+        // It is rounded up, so that the whole minute has passed when it is looked at.
         let minute = (until_ms / MINUTE + 1).min(u64::from(u32::MAX)) as u32;
+        // The key of an earlier minute stays, since its removal would cost as much as the look at
+        // it.
         if log.due != minute {
             log.due = minute;
             let due = self.tables.due.clone();

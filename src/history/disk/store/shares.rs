@@ -91,7 +91,7 @@ impl Store {
         }
     }
 
-    /// Makes sure that the app may keep one more event.
+    /// Makes sure that the app may store one more event.
     ///
     /// # Errors
     /// [`HistoryError::OverQuota`].
@@ -104,7 +104,7 @@ impl Store {
             metrics.storage_refused.inc();
         }
         Err(HistoryError::OverQuota {
-            kept: share.bytes,
+            stored: share.bytes,
             quota,
         })
     }

@@ -102,9 +102,9 @@ async fn offsets_that_are_given_out_once_more_are_of_another_epoch() {
         (false, 3, anew)
     );
     for node in [&publisher, &stranger] {
-        let (recovered, kept) = proven(node, &room, lost.epoch, 3).await;
+        let (recovered, stored) = proven(node, &room, lost.epoch, 3).await;
         assert!(!recovered, "4 and 5 were seen, and are gone");
-        assert_eq!(kept, [1, 2, 3, 4, 5, 6, 7]);
+        assert_eq!(stored, [1, 2, 3, 4, 5, 6, 7]);
         assert_eq!(proven(node, &room, anew.epoch, 5).await, (true, vec![6, 7]));
     }
 }

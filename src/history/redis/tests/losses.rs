@@ -1,4 +1,4 @@
-//! What Redis loses, and who is told.
+//! What Redis loses, and who is notified.
 
 use super::*;
 
@@ -83,7 +83,7 @@ async fn a_redis_that_went_back_goes_on_after_what_was_seen_with_what_is_left() 
     restore(&server, &node, &room);
     let epoch = seen.epoch.to_string();
     node.listen(&room).await;
-    let appended = node.append(&room, &KEEP, told("t", 1)).await.unwrap();
+    let appended = node.append(&room, &KEEP, with_tail("t", 1)).await.unwrap();
     assert_ne!(appended.position.epoch, seen.epoch);
     assert!(appended.position.offset > seen.offset);
     assert_eq!(node.next().await, Some((appended.position, "t".into())));
@@ -94,9 +94,9 @@ async fn a_redis_that_went_back_goes_on_after_what_was_seen_with_what_is_left() 
         (None, 5),
         (None, 3),
     ] {
-        let (recovered, kept) = since(&node.store, &room, epoch, offset).await;
+        let (recovered, stored) = since(&node.store, &room, epoch, offset).await;
         assert_eq!(
-            (recovered, kept),
+            (recovered, stored),
             (false, vec![1, 2, 3, now]),
             "{epoch:?} {offset}"
         );

@@ -1,4 +1,4 @@
-//! How many bytes an app may keep, over all nodes.
+//! How many bytes an app may store, over all nodes.
 
 use super::*;
 use crate::id::AppId;
@@ -6,20 +6,20 @@ use crate::id::AppId;
 /// What one of these events counts for, at least.
 const WEIGHT: usize = 700;
 
-async fn kept(node: &Node, app: u16) -> u64 {
+async fn stored(node: &Node, app: u16) -> u64 {
     node.look_at_quotas().await.unwrap();
     let mut all = node.0.quotas.all();
     all.find(|(of, _)| *of == AppId(app)).unwrap().1
 }
 
-/// Appends until the app may keep no more. Returns how many events that took.
+/// Appends until the app may store no more. Returns how many events that took.
 async fn fill_up(node: &Node, key: impl Fn(usize) -> Key, retention: &Retention) -> usize {
     for n in 0..1000 {
         node.look_at_quotas().await.unwrap();
         match node.append(&key(n), retention, event(100)).await {
             Ok(_) => {}
-            Err(HistoryError::OverQuota { kept, quota }) => {
-                assert!(kept >= quota, "{kept} of {quota}");
+            Err(HistoryError::OverQuota { stored, quota }) => {
+                assert!(stored >= quota, "{stored} of {quota}");
                 return n;
             }
             Err(error) => panic!("{error}"),
@@ -80,7 +80,7 @@ async fn what_is_removed_counts_no_longer() {
     for _ in 0..300 {
         node.append(&channel("c"), &few, event(1)).await.unwrap();
     }
-    let weight = kept(&node, 0).await;
+    let weight = stored(&node, 0).await;
     assert!((10 * 640..12 * 800).contains(&weight), "{weight}");
 
     // So does a user who confirms, with what is withheld from some.
@@ -88,8 +88,8 @@ async fn what_is_removed_counts_no_longer() {
     for _ in 0..5 {
         node.append(&ann, &KEEP, event(1)).await.unwrap();
         let newest = node.append(&ann, &KEEP, not_for_phones(1)).await.unwrap();
-        assert!(kept(&node, 1).await > 640);
+        assert!(stored(&node, 1).await > 640);
         node.confirm(&ann, newest.position.offset, &ANYONE);
-        until(0, async || kept(&node, 1).await).await;
+        until(0, async || stored(&node, 1).await).await;
     }
 }

@@ -49,6 +49,7 @@ impl Polls {
         ended.bytes += bytes;
         let begins_sweeping = !std::mem::replace(&mut ended.is_swept, true);
         let too_many: Vec<_> = std::iter::from_fn(|| ended.pop(None)).collect();
+        // Others wait for this lock, and closing a transport takes further ones.
         drop(ended);
         for sid in too_many {
             self.forget(&sid);
@@ -73,6 +74,8 @@ impl Polls {
             let oldest = {
                 let mut ended = self.ended.lock();
                 let oldest = ended.queue.front().map(|(since, ..)| *since);
+                // It happens under the lock of the look, so that the next session that ends begins
+                // a sweep.
                 if oldest.is_none() {
                     *ended = Ended::default();
                 }

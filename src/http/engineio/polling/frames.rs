@@ -8,6 +8,8 @@ pub(super) fn packets_size(mut bytes: &[u8], most: usize) -> usize {
     while size < most
         && let Some(frame) = first_frame(bytes)
     {
+        // Text goes as it is, bytes as `b` and base64. Each packet has one byte more, the
+        // separator.
         size += match frame.first {
             0x81 => frame.payload.len() + 1,
             0x82 => frame.payload.len().div_ceil(3) * 4 + 2,
@@ -23,7 +25,7 @@ pub(super) struct WholeFrame<'a> {
     /// Its first byte.
     first: u8,
     payload: &'a [u8],
-    /// With its header.
+    /// Its length with the header.
     length: usize,
 }
 
@@ -58,6 +60,8 @@ pub(super) fn frame(bytes: &[u8]) -> Option<(Message<'_>, usize)> {
         length,
     } = first_frame(bytes)?;
     let message = match first {
+        // The session writes UTF-8. If it did not, the client would get a packet without a meaning
+        // (noop).
         0x81 => Message::Text(simdutf8::basic::from_utf8(payload).unwrap_or("6")),
         0x82 => Message::Binary(payload),
         0x89 => Message::Ping(payload),

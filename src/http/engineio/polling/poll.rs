@@ -29,8 +29,8 @@ impl Transport {
     /// While it waits for the session, the client's places stand for the socket of `life`. A poll that waits for the answer
     /// before it is not covered by them: that answer has a socket of its own.
     ///
-    /// # Errors [`Refused`] where the client no longer polls, or polls twice at the same time, which ends
-    /// it.
+    /// # Errors
+    /// [`Refused`] where the client no longer polls, or polls twice at the same time, which ends it.
     pub(in crate::http::engineio) async fn poll(
         self: &Arc<Self>,
         refused_bytes: usize,
@@ -52,6 +52,7 @@ impl Transport {
         }
 
         let payload = loop {
+            // An answer is memory until its client has read it, and many clients may read slowly.
             let is_tight = self.answers.load(Relaxed) > refused_bytes / ANSWERS_PART;
             let most = if is_tight {
                 POLL_BYTES_TIGHT
@@ -103,6 +104,8 @@ impl Transport {
                 return Look::Wait(far);
             }
 
+            // A WebSocket is about to take over, and the client waits until its last poll is
+            // answered.
             frames.payload.extend_from_slice(engineio::NOOP);
         }
 
@@ -169,6 +172,7 @@ impl Poll {
 
         state.is_polled = true;
         let mut pongs = std::mem::take(&mut state.pongs);
+        // Nobody is left to take them: the session has ended, or a WebSocket has it.
         if state.far.is_none() {
             pongs.clear();
         }

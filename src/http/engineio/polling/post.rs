@@ -20,8 +20,8 @@ use crate::{
 impl Transport {
     /// Begins to take what the client posts.
     ///
-    /// # Errors [`Refused`] where the client no longer polls, or posts twice at the same time, which ends
-    /// it.
+    /// # Errors
+    /// [`Refused`] where the client no longer polls, or posts twice at the same time, which ends it.
     pub(in crate::http::engineio) fn post(self: &Arc<Self>) -> Result<Post, Refused> {
         let mut state = self.state.lock();
         match (state.phase, &state.far) {
@@ -79,6 +79,8 @@ impl Post {
                 Carried::Text(text) => append_frame(&mut frames, 0x81, text.as_bytes()),
                 Carried::Binary(bytes) => append_frame(&mut frames, 0x82, &bytes),
             }
+            // They are written in parts: the frames of a long payload would take its size a second
+            // time.
             if frames.len() >= POST_PART {
                 let bytes = text.len() + frames.capacity();
                 write(&far, &frames, Some(Held { all: held, bytes })).await?;
@@ -115,10 +117,12 @@ impl Post {
         for packet in engineio::payload(text) {
             let packet = packet?;
             attachments = missing(attachments, &packet)?;
+            // This packet is the goodbye of Engine.IO.
             leaves |= packet == Carried::Text("1");
             slice.rest().await;
         }
 
+        // Nobody has changed it since it was read: a client has one post at a time.
         self.transport.state.lock().attachments = attachments;
         Ok(CheckedPost { text, leaves })
     }

@@ -223,9 +223,9 @@ async fn all_last_words_together_are_bounded_and_end() {
             polls.insert(&n.to_string(), client);
             polls.end(&n.to_string());
         }
-        let kept = polls.clients.lock().len();
-        assert!(kept * (60_000 + LAST_WORDS_COST) <= LAST_WORDS_BYTES);
-        assert!(kept > MANY / 3);
+        let held = polls.clients.lock().len();
+        assert!(held * (60_000 + LAST_WORDS_COST) <= LAST_WORDS_BYTES);
+        assert!(held > MANY / 3);
         assert!(polls.find("0", AppId(0)).is_none(), "the oldest goes first");
         let newest = (MANY - 1).to_string();
         assert!(polls.find(&newest, AppId(0)).is_some());
@@ -233,7 +233,7 @@ async fn all_last_words_together_are_bounded_and_end() {
         // As if its time were over.
         let until = Some(Instant::now());
         let gone = std::iter::from_fn(|| polls.ended.lock().pop(until)).count();
-        assert_eq!((gone, polls.ended.lock().bytes), (kept, 0));
+        assert_eq!((gone, polls.ended.lock().bytes), (held, 0));
     };
     tokio::task::LocalSet::new().run_until(all).await;
 }

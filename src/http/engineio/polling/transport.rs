@@ -104,6 +104,7 @@ impl Transport {
     pub(in crate::http::engineio) fn close(&self) {
         let mut state = self.state.lock();
         state.phase = Phase::Closed;
+        // Requests may hold the transport for a while, and its memory need not wait for them.
         state.unread = Vec::new();
         state.pongs = Vec::new();
         if let Some(far) = &state.far {
@@ -206,10 +207,12 @@ impl Transport {
                 {
                     let mut state = self.state.lock();
                     match state.phase {
+                        // A second round finds the phase that the first one has set.
                         Phase::Probed | Phase::Upgraded => state.phase = Phase::Upgraded,
                         Phase::Polling | Phase::Probing | Phase::Closed => return None,
                     }
 
+                    // What a request still carries comes before all that the WebSocket will.
                     if !state.is_polled && !state.is_posted {
                         if state.far.is_some() {
                             self.handover.choose();
@@ -249,7 +252,7 @@ pub(in crate::http::engineio) struct TakenOver {
 /// Whole frames of the session, as a poll is answered with them.
 #[derive(Debug)]
 pub(super) struct PolledFrames {
-    /// As packets.
+    /// The frames as packets.
     pub(super) payload: Vec<u8>,
     /// The answers to the pings among them.
     pub(super) pongs: Vec<u8>,
@@ -293,6 +296,8 @@ impl State {
             if self.unread.len() >= most && first_frame(&self.unread).is_some() {
                 return;
             }
+            // There is room for what has come and for no more: sessions are many, and most say
+            // little.
             let waiting = rustix::io::ioctl_fionread(&**far).unwrap_or(0) as usize;
             self.unread.reserve_exact(waiting.clamp(64, READ_BUFFER));
             match far.try_read_buf(&mut self.unread) {
@@ -344,6 +349,7 @@ impl State {
         let mut rest = &self.unread[..];
         while let Some((message, length)) = frame(rest) {
             match message {
+                // A ping means nothing once the session has ended.
                 Message::Text(text) if text.as_bytes() == engineio::PING => {}
                 Message::Text(_) | Message::Binary(_) => return true,
                 Message::Ping(_) | Message::Pong(_) => {}

@@ -73,6 +73,7 @@ impl Appending<'_> {
 
 impl Drop for Appending<'_> {
     fn drop(&mut self) {
+        // A caller may be dropped while it waits, and nobody else would remove the entry.
         self.awaited.forget(self.id, self.key);
     }
 }

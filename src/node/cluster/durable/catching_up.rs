@@ -124,6 +124,8 @@ impl Replicator {
             return Ok(());
         };
 
+        // It is read before the history is asked: a gap that opens in between must not count as
+        // seen.
         let subscription = self.subscription_state_of(key);
         let epoch = at.epoch.to_string();
         let mut recovery = self
@@ -191,12 +193,12 @@ impl Replicator {
             offset: position.offset,
         };
 
-        let told = native::goes_on(channel, &position, recovered);
+        let notice = native::goes_on(channel, &position, recovered);
         let selection = of_channel(app, channel);
         self.hub
             .scan(&selection, |table, slot| {
                 if let Some(at) = table.reference(slot) {
-                    table.place_own(at, told.clone());
+                    table.place_own(at, notice.clone());
                 }
             })
             .await;

@@ -27,6 +27,7 @@ impl<'a> JoinLock<'a> {
 impl Replicator {
     /// Takes the lock of a durable channel for a client that joins it.
     pub(in crate::node) async fn lock_to_join<'a>(&'a self, key: &Key) -> JoinLock<'a> {
+        // This comes before the lock, so that its holder sees that others wait for the same answer.
         let joining = self.replays.join(key);
         JoinLock {
             _topic_lock: self.topic_locks.lock(key).await,
@@ -44,6 +45,8 @@ impl Replicator {
         key: &Key,
         retention: &Retention,
     ) -> Result<Position, NodeError> {
+        // It is read before the history is asked: a gap that opens in between must not count as
+        // seen.
         let subscription = self.subscription_state_of(key);
         if let Some(at) = self.watermarks.current(key, subscription) {
             return Ok(at);

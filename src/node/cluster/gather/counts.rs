@@ -67,6 +67,7 @@ impl Node {
         let connections = |(node, present): &(NodeId, Present)| (*node, present.connections);
         let connections = there.iter().map(connections).collect();
 
+        // It is counted by its user, so that one who is there already counts once.
         let joining = joining.map(|joining| Present {
             connections: 1,
             names: Some(joining.user().map(ToOwned::to_owned).into_iter().collect()),

@@ -30,6 +30,7 @@ impl PageStart {
         let (node, within) = text
             .split_once('-')
             .map_or((text, None), |(node, within)| (node, Some(within)));
+        // Refused here: the node that it is for would take what it cannot read for the beginning.
         read_cursor(within.unwrap_or("0.0"))?;
         Some(Self {
             node: node.parse().ok()?,
@@ -40,6 +41,7 @@ impl PageStart {
     /// Where the first page begins.
     pub(crate) fn first() -> Self {
         Self {
+            // No node comes before it.
             node: NodeId(0),
             within: None,
         }

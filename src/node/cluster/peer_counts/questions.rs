@@ -112,7 +112,7 @@ impl PeerCounts {
             for unknown in watched.unknown.values_mut() {
                 is_any |= unknown.is_asked && !std::mem::replace(&mut unknown.is_late, true);
             }
-            if is_any && watched.is_told_without {
+            if is_any && watched.is_sent_without {
                 news.push(name.clone());
             }
         }
@@ -227,6 +227,6 @@ impl NoticeRelay {
 
     fn notify_counts_of(&self, app: AppId, channels: Vec<SmolStr>) {
         let channels = channels.into_iter().map(|channel| (app, channel));
-        self.remote_notices.tell_counts(channels);
+        self.remote_notices.notify_counts(channels);
     }
 }

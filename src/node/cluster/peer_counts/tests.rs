@@ -45,7 +45,7 @@ fn a_user_counts_once_wherever_it_is_and_its_connections_add_up() {
     let names = ["bob".to_owned(), "eve".to_owned()];
     assert_eq!(watched.total(count(2, 2), Some(&names)), count(6, 3));
 
-    // Lost, and not yet told to have left: it is no user who is there.
+    // Lost, and not yet known to have left: it is no user who is there.
     watched.apply(A, &share(4, Some(&[("bob", 0, 1)]), false), 10);
     assert_eq!((watched.online, watched.tally("bob", None)), (1, 1));
     watched.apply(A, &share(5, Some(&[("bob", 0, 0)]), false), 10);
@@ -105,8 +105,8 @@ fn what_comes_late_changes_nothing() {
     assert_eq!((tallies, watched.online), ([0, 2, 1], 2));
     assert_eq!(watched.peers[&A].count.connections, 7);
 
-    watched.is_told_without = true;
-    assert!(watched.known(A), "the counts are told again");
+    watched.is_sent_without = true;
+    assert!(watched.known(A), "the counts are sent again");
     assert!(!watched.known(A) && !watched.users.contains_key("ann"));
     assert_eq!(watched.entries, 2);
 }
@@ -128,8 +128,8 @@ fn users_that_are_not_named_count_on_each_node() {
     );
 }
 
-/// Whether the counts of the watched channel are told again when `node` is known.
-fn is_told_again(state: &mut State, channel: &Channel, node: NodeId) -> bool {
+/// Whether the counts of the watched channel are sent again when `node` is known.
+fn is_sent_again(state: &mut State, channel: &Channel, node: NodeId) -> bool {
     state.change(channel, |watched| watched.known(node)) == Some(true)
 }
 
@@ -140,8 +140,8 @@ fn a_page_without_the_members_of_a_node_is_corrected_when_that_answers() {
     state.channels.insert(channel.clone(), Watched::default());
     state.lack(&channel, &[A]);
     assert_eq!(state.due.front(), Some(&channel), "it is asked");
-    assert!(is_told_again(&mut state, &channel, A));
-    assert!(!is_told_again(&mut state, &channel, A));
+    assert!(is_sent_again(&mut state, &channel, A));
+    assert!(!is_sent_again(&mut state, &channel, A));
 }
 
 #[test]
@@ -154,7 +154,7 @@ fn a_node_that_has_gone_is_not_waited_for_and_does_not_count() {
 
     // A page was gathered before that, and lacks a late node too.
     state.lack(&channel, &[A, B]);
-    assert!(is_told_again(&mut state, &channel, B));
+    assert!(is_sent_again(&mut state, &channel, B));
 
     // What it said last comes after that.
     state.apply(&channel, A, &share(3, None, true));
@@ -171,16 +171,16 @@ fn a_node_that_comes_back_is_news_and_a_new_one_is_not() {
     let mut state = State::default();
     state.channels.insert(channel.clone(), Watched::default());
     state.meet(A, |_| true);
-    assert!(!is_told_again(&mut state, &channel, A));
+    assert!(!is_sent_again(&mut state, &channel, A));
     assert!(state.forget(A).is_empty());
     state.meet(B, |_| true);
-    assert!(!is_told_again(&mut state, &channel, B));
+    assert!(!is_sent_again(&mut state, &channel, B));
     state.meet(A, |_| true);
-    assert!(is_told_again(&mut state, &channel, A));
+    assert!(is_sent_again(&mut state, &channel, A));
     let c = NodeId(3);
     state.apply(&channel, c, &share(1, None, false));
     state.meet(c, |_| true);
-    assert!(is_told_again(&mut state, &channel, c));
+    assert!(is_sent_again(&mut state, &channel, c));
 
     for node in 0..1000 {
         state.forget(NodeId(node));

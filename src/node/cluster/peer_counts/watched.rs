@@ -27,7 +27,7 @@ pub(super) struct Watched {
     pub(super) unknown: AHashMap<NodeId, Unknown>,
     pub(super) is_due: bool,
     /// Something was sent that may lack what unknown nodes have.
-    pub(super) is_told_without: bool,
+    pub(super) is_sent_without: bool,
 }
 
 #[derive(Debug)]
@@ -62,6 +62,7 @@ impl Watched {
             is_named: true,
         });
 
+        // Notices and answers take different ways, so an older one may come later.
         if share.at >= peer.at {
             peer.at = share.at;
             peer.count = Count {
@@ -179,6 +180,7 @@ impl Watched {
     /// Notes that `node` is known now. Returns whether the counts are to be sent again.
     pub(super) fn known(&mut self, node: NodeId) -> bool {
         self.unknown.remove(&node);
+        // Users who have left were only kept so that the answer could not bring them back.
         self.retain(|entry| entry.node != node || entry.open > 0 || entry.lost > 0);
         let is_empty = |peer: &Peer| peer.count.connections == 0 && peer.is_named;
 
@@ -196,7 +198,7 @@ impl Watched {
     }
 
     pub(super) fn is_settled_news(&mut self) -> bool {
-        self.unknown.is_empty() && std::mem::take(&mut self.is_told_without)
+        self.unknown.is_empty() && std::mem::take(&mut self.is_sent_without)
     }
 
     /// How often `user` is there on all nodes but `except`.

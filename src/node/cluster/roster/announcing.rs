@@ -55,27 +55,32 @@ impl Roster {
                 };
 
                 if let Some(full) = notices.add(member.app, channel, notice) {
-                    self.tell_all(self.node, full).await?;
+                    self.notify_all(self.node, full).await?;
                 }
 
                 slice.rest().await;
             }
         }
 
-        self.tell_all(self.node, notices.take()).await
+        self.notify_all(self.node, notices.take()).await
     }
 
     /// Notifies the nodes of what has become of members of the node `origin`.
-    pub(super) async fn tell_all(&self, origin: NodeId, channels: Groups) -> Result<(), BusError> {
+    pub(super) async fn notify_all(
+        &self,
+        origin: NodeId,
+        channels: Groups,
+    ) -> Result<(), BusError> {
         let is_own = origin == self.node;
         let mut sent = VecDeque::new();
         let mut slice = TimeSlice::begin();
 
         for ((app, channel), Group { named, counts }) in channels {
+            // Bounded, since each holds its message until Redis has answered.
             if sent.len() >= NOTICES_TOGETHER
                 && let Some((first, in_flight)) = sent.pop_front()
             {
-                Self::told(first, in_flight).await?;
+                Self::finish(first, in_flight).await?;
             }
 
             if !self.notices.shows_members_of(app, &channel) {
@@ -100,14 +105,14 @@ impl Roster {
         }
 
         for (last, in_flight) in sent {
-            Self::told(last, in_flight).await?;
+            Self::finish(last, in_flight).await?;
         }
         Ok(())
     }
 
     /// Waits until notices are published. Those of this node's own members are owed if they are not, and the rest goes
     /// on; another node's are sent again from the beginning.
-    async fn told(
+    async fn finish(
         sent: impl Future<Output = Result<u64, BusError>>,
         in_flight: Option<InFlightNotice>,
     ) -> Result<(), BusError> {

@@ -4,7 +4,7 @@ use ahash::{AHashMap, RandomState};
 
 use crate::{
     id::AppId,
-    limits::{TOLD_BYTES, TOLD_CHANNELS, TOLD_TOGETHER},
+    limits::{NOTIFIED_BYTES, NOTIFIED_CHANNELS, NOTIFIED_TOGETHER},
     protocol::{
         envelope::MemberNotice,
         native::{Changes, MemberKind},
@@ -22,7 +22,7 @@ pub(super) struct Group {
 pub(super) type Groups = AHashMap<(AppId, String), Group>;
 
 /// What has become of many members, by channel: as counts where they are more than may be sent by name. It is to be
-/// sent whenever it has grown to [`TOLD_TOGETHER`].
+/// sent whenever it has grown to [`NOTIFIED_TOGETHER`].
 #[derive(Debug)]
 pub(super) struct NoticeGroups {
     named_at_most: u32,
@@ -52,11 +52,13 @@ impl NoticeGroups {
         channel: &str,
         notice: MemberNotice,
     ) -> Option<Groups> {
-        if self.members.len() >= TOLD_CHANNELS {
+        if self.members.len() >= NOTIFIED_CHANNELS {
             // A channel that is forgotten here may name as many members once more.
             self.members.clear();
         }
 
+        // A digest, since there may be a million names. If two have the same, one of them names
+        // fewer members.
         let digest = self.hasher.hash_one((app, channel));
         let before = self.members.entry(digest).or_default();
         let may_be_named = *before < self.named_at_most;
@@ -64,7 +66,7 @@ impl NoticeGroups {
 
         let key = (app, channel.to_owned());
         let group = self.groups.entry(key).or_insert_with(|| {
-            self.bytes += TOLD_BYTES + channel.len();
+            self.bytes += NOTIFIED_BYTES + channel.len();
             Group {
                 named: Some(Vec::new()),
                 ..Group::default()
@@ -87,7 +89,7 @@ impl NoticeGroups {
             }
         }
 
-        (self.bytes >= TOLD_TOGETHER).then(|| self.take())
+        (self.bytes >= NOTIFIED_TOGETHER).then(|| self.take())
     }
 
     pub(super) fn take(&mut self) -> Groups {
@@ -100,7 +102,7 @@ impl NoticeGroups {
 fn bytes_of(notice: &MemberNotice) -> usize {
     let user = notice.user.as_ref().map_or(0, String::len);
     let data = notice.data.as_ref().map_or(0, |data| data.get().len());
-    TOLD_BYTES + notice.id.len() + user + data
+    NOTIFIED_BYTES + notice.id.len() + user + data
 }
 
 #[cfg(test)]
@@ -133,7 +135,7 @@ mod tests {
         for n in 0..100_000 {
             assert!(notices.add(APP, "many", notice(n, 8000)).is_none());
         }
-        assert!(notices.bytes < bytes + 2 * TOLD_BYTES);
+        assert!(notices.bytes < bytes + 2 * NOTIFIED_BYTES);
         let groups = notices.take();
         let few = &groups[&(APP, "few".to_owned())];
         assert_eq!(few.named.as_ref().map(Vec::len), Some(20));
@@ -173,6 +175,6 @@ mod tests {
         }
         members += notices.take().len();
         assert_eq!(members, 10_000);
-        assert!(most < TOLD_TOGETHER, "{most}");
+        assert!(most < NOTIFIED_TOGETHER, "{most}");
     }
 }

@@ -25,7 +25,7 @@ impl Roster {
     pub(in crate::node::cluster) async fn reap(self: Arc<Self>, dead: Gone) {
         match self.reap_now(dead.id).await {
             Ok(members) if dead.is_planned => {
-                tracing::debug!(node = %dead.name, members, "members that a node has left behind have left");
+                tracing::debug!(node = %dead.name, members, "members of a node that has ended have left");
             }
             Ok(members) => {
                 tracing::warn!(node = %dead.name, members, "a node has gone without a word; its members have left");
@@ -62,14 +62,14 @@ impl Roster {
                     members += 1;
                     if let Some(full) = notices.add(app, channel, notice) {
                         // As the one who is gone, so that this node hears it as well.
-                        self.tell_all(dead, full).await?;
+                        self.notify_all(dead, full).await?;
                     }
                 }
             }
         }
 
-        self.tell_all(dead, notices.take()).await?;
-        // Last: if this node ends before, another one finds the lists and begins again.
+        self.notify_all(dead, notices.take()).await?;
+        // This comes last: if this node ends before, another one finds the lists and begins again.
         self.bus
             .command(&home, command("UNLINK", &[&list, &new]))
             .await?;

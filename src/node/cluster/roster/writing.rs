@@ -96,6 +96,7 @@ impl Roster {
         before: String,
         now: String,
     ) -> Result<Option<String>, BusError> {
+        // Sent even if nothing changes: it shows whether Redis still has the list.
         let fields = self.changed_fields(batch);
         let now = if fields.is_empty() {
             before.clone()
