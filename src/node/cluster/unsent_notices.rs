@@ -45,17 +45,24 @@ impl State {
     }
 }
 
-/// A message about a channel that is being published: unless [`InFlightNotice::published`] is called, it is owed.
+/// What a message is about.
+#[derive(Clone, Debug)]
+enum Subject {
+    Channel(Channel),
+    AllChannels,
+}
+
+/// A message that is being published: unless [`InFlightNotice::published`] is called, it is owed.
 #[derive(Debug)]
 pub(super) struct InFlightNotice {
     unsent: Arc<UnsentNotices>,
     /// Absent once it is published.
-    channel: Option<Channel>,
+    subject: Option<Subject>,
 }
 
 impl InFlightNotice {
     pub(super) fn published(mut self) {
-        self.channel = None;
+        self.subject = None;
     }
 }
 
@@ -63,8 +70,8 @@ impl Drop for InFlightNotice {
     fn drop(&mut self) {
         let mut state = self.unsent.state.lock();
         state.on_their_way -= 1;
-        if let Some(channel) = self.channel.take() {
-            state.owe(channel);
+        if let Some(subject) = self.subject.take() {
+            state.owe(subject);
             self.unsent.due.notify_one();
         } else if state.is_settled() {
             self.unsent.settled.notify_waiters();
@@ -73,15 +80,19 @@ impl Drop for InFlightNotice {
 }
 
 impl State {
-    fn owe(&mut self, channel: Channel) {
-        if self.is_all {
-            return;
+    fn owe(&mut self, subject: Subject) {
+        match subject {
+            Subject::AllChannels => self.is_all = true,
+            Subject::Channel(_) if self.is_all => return,
+            Subject::Channel(channel) => {
+                self.channels.insert(channel);
+                // The set is bounded. Beyond that, all channels are looked at again, which needs no memory.
+                self.is_all = self.channels.len() > CHANNELS_OWED;
+            }
         }
-        self.channels.insert(channel);
-        // The set is bounded. Beyond that, all channels are looked at again, which needs no memory.
-        if self.channels.len() > CHANNELS_OWED {
+
+        if self.is_all {
             self.channels.clear();
-            self.is_all = true;
         }
     }
 }
@@ -92,7 +103,7 @@ enum Due {
     /// That these channels are to be looked at again.
     Channels(Vec<InFlightNotice>),
     /// That all of them are.
-    All,
+    All(InFlightNotice),
 }
 
 impl UnsentNotices {
@@ -101,7 +112,7 @@ impl UnsentNotices {
         self.state.lock().on_their_way += 1;
         InFlightNotice {
             unsent: self.clone(),
-            channel: Some((app, channel.into())),
+            subject: Some(Subject::Channel((app, channel.into()))),
         }
     }
 
@@ -109,7 +120,13 @@ impl UnsentNotices {
     fn take(self: &Arc<Self>) -> Option<Due> {
         let mut state = self.state.lock();
         if state.is_all {
-            return Some(Due::All);
+            // What changes from here on may come after the message, so it is owed again.
+            state.is_all = false;
+            state.on_their_way += 1;
+            return Some(Due::All(InFlightNotice {
+                unsent: self.clone(),
+                subject: Some(Subject::AllChannels),
+            }));
         }
 
         let some: Vec<Channel> = state
@@ -127,20 +144,11 @@ impl UnsentNotices {
         drop(state);
         let in_flight = |channel| InFlightNotice {
             unsent: self.clone(),
-            channel: Some(channel),
+            subject: Some(Subject::Channel(channel)),
         };
 
         let some: Vec<InFlightNotice> = some.into_iter().map(in_flight).collect();
         (!some.is_empty()).then_some(Due::Channels(some))
-    }
-
-    /// All watchers were asked to look again at all channels.
-    fn note_all_sent(&self) {
-        let mut state = self.state.lock();
-        state.is_all = false;
-        if state.is_settled() {
-            self.settled.notify_waiters();
-        }
     }
 
     /// Waits until nothing is owed or on its way.
@@ -167,9 +175,9 @@ impl NoticeRelay {
 
             let paid = match due {
                 Due::Channels(channels) => self.notify_look_again(channels).await,
-                Due::All => {
+                Due::All(in_flight) => {
                     let sent = self.rpc.notify_nodes(AppId(0), &Request::LookAgain).await;
-                    sent.map(|_| self.unsent.note_all_sent())
+                    sent.map(|_| in_flight.published())
                 }
             };
 
@@ -183,7 +191,9 @@ impl NoticeRelay {
     /// Asks other nodes' watchers of some channels to look again. What was not published is owed again.
     async fn notify_look_again(&self, channels: Vec<InFlightNotice>) -> Result<(), BusError> {
         let publish = |in_flight: InFlightNotice| {
-            let (app, channel) = in_flight.channel.clone()?;
+            let Some(Subject::Channel((app, channel))) = in_flight.subject.clone() else {
+                return None;
+            };
             let notices = Notices {
                 changes: Some(Changes::default()),
                 share: Some(self.hub.presence(app).share(&channel)),
@@ -248,7 +258,7 @@ mod tests {
         match unsent.take() {
             None => 0,
             Some(Due::Channels(channels)) => channels.len(),
-            Some(Due::All) => usize::MAX,
+            Some(Due::All(_)) => usize::MAX,
         }
     }
 
@@ -282,8 +292,26 @@ mod tests {
         drop(notices.begin(APP, "one more"));
         assert!(notices.state.lock().channels.is_empty());
         assert_eq!(unsent(&notices), usize::MAX);
-        notices.note_all_sent();
+        // It failed, so it is owed again.
+        let Some(Due::All(in_flight)) = notices.take() else {
+            panic!()
+        };
+        in_flight.published();
         assert!(notices.state.lock().is_settled());
+    }
+
+    #[test]
+    fn a_change_while_all_are_being_looked_at_is_owed_afterwards() {
+        let notices = Arc::new(UnsentNotices::default());
+        for n in 0..=CHANNELS_OWED {
+            drop(notices.begin(APP, &n.to_string()));
+        }
+        let Some(Due::All(in_flight)) = notices.take() else {
+            panic!()
+        };
+        drop(notices.begin(APP, "later"));
+        in_flight.published();
+        assert_eq!(unsent(&notices), 1);
     }
 
     #[tokio::test]
