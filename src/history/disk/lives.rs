@@ -86,16 +86,16 @@ impl Lives {
 }
 
 /// Whether what was answered last may be missing: another boot followed without a proper end. `was` is what was noted
-/// when the files were opened.
+/// when the files were opened. Without a name, which a container may hide, one boot cannot be known from another.
 fn may_have_lost(was: &[u8], boot: &str) -> bool {
     match was {
         CLOSED => false,
-        [is_synced, was @ ..] => *is_synced == 0 && was != boot.as_bytes(),
+        [is_synced, was @ ..] => *is_synced == 0 && (was.is_empty() || was != boot.as_bytes()),
         [] => true,
     }
 }
 
-/// Names this run of the system.
+/// Names this run of the system; empty if that cannot be read.
 fn boot() -> String {
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id");
     boot.unwrap_or_default().trim().to_owned()
@@ -112,6 +112,8 @@ mod tests {
         assert!(!may_have_lost(&open(0, "b"), "b"), "the process was killed");
         assert!(!may_have_lost(&open(1, "a"), "b"));
         assert!(may_have_lost(&open(0, "a"), "b"));
+        assert!(may_have_lost(&open(0, ""), ""), "nobody knows");
+        assert!(!may_have_lost(&open(1, ""), ""));
         assert!(may_have_lost(&[], "b"));
     }
 }
