@@ -99,10 +99,17 @@ pub(super) fn read(
         }
     }
 
-    let mut args = command
+    let read = command
         .try_get_matches_from(line)
-        .and_then(|matches| ServeArgs::from_arg_matches(&matches))
-        .unwrap_or_default();
+        .and_then(|matches| ServeArgs::from_arg_matches(&matches));
+    let mut args = read.unwrap_or_else(|error| {
+        // Each is right by itself, so two of them exclude each other.
+        problems.push(Problem::Value {
+            place: "environment".to_owned(),
+            message: cause(&error),
+        });
+        ServeArgs::default()
+    });
     args.limits = limits;
     Variables { args, port }
 }
