@@ -53,7 +53,7 @@ const ALLOWED: [&str; 15] = [
 ];
 
 /// Good English in messages, and what other programs call it.
-const ALLOWED_IN_MESSAGES: [&str; 3] = ["is no longer", "stands for", "there is no "];
+const ALLOWED_IN_MESSAGES: [&str; 2] = ["is no longer", "stands for"];
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))

@@ -222,7 +222,7 @@ impl<'a> Operation<'a> {
 
             _ => {
                 let known = "join, leave, update and message";
-                let what = format!("there is no event \"{}\"; clients send {known}", cut(name));
+                let what = format!("unknown event \"{}\"; clients send {known}", cut(name));
                 return Err(Misunderstood(what));
             }
         })

@@ -224,7 +224,7 @@ fn unknown_op(op: &str) -> Refusal {
     };
     Refusal {
         code: "unknown_op",
-        message: format!("there is no op \"{}\"; {hint}", cut(op)),
+        message: format!("unknown op \"{}\"; {hint}", cut(op)),
     }
 }
 

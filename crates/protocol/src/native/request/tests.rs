@@ -405,7 +405,7 @@ fn an_unknown_op_is_told_which_may_be_meant() {
         ("", all),
     ] {
         let text = format!(r#"{{"op":"{op}"}}"#);
-        let message = format!("there is no op \"{op}\"; {hint}");
+        let message = format!("unknown op \"{op}\"; {hint}");
         assert_eq!(refused(parse(&text)), (None, "unknown_op", message));
     }
 }
