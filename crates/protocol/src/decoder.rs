@@ -264,10 +264,10 @@ impl Decoder {
         }
     }
 
-    /// Takes a whole frame header, or keeps the bytes of one that is cut short.
+    /// Takes a whole frame header, or holds the bytes of one that is cut short.
     fn take_head(&mut self, input: &mut &mut [u8]) -> Result<Option<Head>, Violation> {
-        let kept = self.partial.as_ref().map_or(0, |partial| partial.head_len);
-        if kept == 0 {
+        let held = self.partial.as_ref().map_or(0, |partial| partial.head_len);
+        if held == 0 {
             if let Some((head, used)) = self.parse_head(input)? {
                 take(input, used);
                 return Ok(Some(head));
@@ -286,7 +286,7 @@ impl Decoder {
             .partial
             .as_ref()
             .map_or([0; MAX_HEAD], |partial| partial.head);
-        let mut len = kept;
+        let mut len = held;
         let mut found = None;
 
         // Byte by byte, since what follows the header is not to be taken yet.

@@ -221,7 +221,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn packets_are_told_apart_by_their_first_character() {
+    fn packets_are_distinguished_by_their_first_character() {
         for (text, packet) in [
             ("40{}", Packet::Message("0{}")),
             ("4", Packet::Message("")),

@@ -45,7 +45,7 @@ pub const NOTICES_WITH_SHARES: u8 = 2;
 pub const DONE_TOGETHER: u8 = 2;
 
 const EVENT: u8 = 1;
-const KEPT: u8 = 2;
+const STORED: u8 = 2;
 const REQUEST: u8 = 3;
 const ANSWER: u8 = 4;
 const NOTICES: u8 = 5;
@@ -260,7 +260,7 @@ impl<'a> Envelope<'a> {
                     frame: draft.finish(None),
                 })
             }
-            KEPT => {
+            STORED => {
                 let (epoch, rest) = read_number(rest)?;
                 let (offset, rest) = read_number(rest)?;
                 let (header, draft) = read_tail(rest)?;
@@ -491,9 +491,9 @@ mod tests {
     }
 
     #[test]
-    fn a_kept_event_gets_its_offset_from_the_history() {
+    fn a_stored_event_gets_its_offset_from_the_history() {
         let draft = draft("null");
-        let mut message = vec![COMMON, KEPT];
+        let mut message = vec![COMMON, STORED];
         message.extend_from_slice(&5u64.to_be_bytes());
         message.extend_from_slice(&12u64.to_be_bytes());
         message.extend_from_slice(&Tails::new(&header(), &draft).tail(None));

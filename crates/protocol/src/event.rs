@@ -23,7 +23,7 @@ pub struct Event<'a> {
 /// An event's payload.
 #[derive(Clone, Debug)]
 pub enum Data<'a> {
-    /// JSON text, kept as it came: numbers, key order, escapes and white space.
+    /// JSON text as it came: numbers, key order, escapes and white space.
     Json(&'a RawValue),
     /// Bytes, delivered in a binary frame.
     Bytes(Cow<'a, [u8]>),

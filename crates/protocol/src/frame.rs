@@ -136,13 +136,13 @@ impl Frame {
         (matches!(first, TEXT | BINARY) && frame.bytes() == bytes).then_some(frame)
     }
 
-    /// The same bytes again, in memory of their own: what is kept with this one is not kept with the other.
+    /// The same bytes again, in memory of their own: what is held with this one is not held with the other.
     #[must_use]
     pub fn apart(&self) -> Self {
         Self::of(self.0.bytes.to_vec(), self.0.kind)
     }
 
-    /// The same in another form, which `encode` writes, and which is not kept with this one.
+    /// The same in another form, which `encode` writes, and which is not held with this one.
     #[must_use]
     pub fn once_in_form(&self, encode: impl FnOnce() -> Vec<u8>) -> Self {
         if self.0.kind.is_final {

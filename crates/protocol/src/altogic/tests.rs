@@ -277,7 +277,7 @@ fn whoever_is_not_let_in_learns_the_reason_as_connect_error() {
     assert_eq!(
         refused(System::Altogic, close::OVER_LIMIT, "later"),
         "",
-        "who may come back is not told to stay away"
+        "who may come back is not sent away for good"
     );
 }
 

@@ -145,7 +145,7 @@ impl SocketIo {
     }
 
     /// An event of the server's own, with one argument.
-    fn tell(&self, out: &mut Out, name: &str, at: usize, argument: &impl Serialize) {
+    fn send_event(&self, out: &mut Out, name: &str, at: usize, argument: &impl Serialize) {
         let json = serde_json::to_vec(&(name, argument)).unwrap_or_default();
         self.packet(out, b"2", at, &[&json]);
     }
@@ -225,11 +225,11 @@ impl SocketIo {
                     offset: *offset,
                     recovered: *recovered,
                 };
-                self.tell(out, "fanfare:joined", at, &joined);
+                self.send_event(out, "fanfare:joined", at, &joined);
             }
             ParsedFrame::Left { channel } => {
                 let (at, channel) = place(channel);
-                self.tell(out, "fanfare:left", at, &Left { channel });
+                self.send_event(out, "fanfare:left", at, &Left { channel });
             }
             ParsedFrame::Member {
                 kind,
@@ -250,7 +250,7 @@ impl SocketIo {
                     user_connections: *user_connections,
                     previous: previous.as_deref(),
                 };
-                self.tell(out, "fanfare:member", at, &change);
+                self.send_event(out, "fanfare:member", at, &change);
             }
             ParsedFrame::Members {
                 channel,
@@ -264,7 +264,7 @@ impl SocketIo {
                     count: *count,
                     users: *users,
                 };
-                self.tell(out, "fanfare:members", at, &members);
+                self.send_event(out, "fanfare:members", at, &members);
             }
             said if !self.waits => self.trouble(said, out),
             _ => {}
@@ -276,7 +276,7 @@ impl SocketIo {
         match said {
             ParsedFrame::Error { code, message, .. } => {
                 let error = Refusal { code, message };
-                self.tell(out, "fanfare:error", self.first(), &error);
+                self.send_event(out, "fanfare:error", self.first(), &error);
             }
             ParsedFrame::Bye {
                 code,
@@ -288,7 +288,7 @@ impl SocketIo {
                     reason,
                     reconnect_in_ms: *reconnect_in_ms,
                 };
-                self.tell(out, "fanfare:bye", self.first(), &bye);
+                self.send_event(out, "fanfare:bye", self.first(), &bye);
             }
             _ => {}
         }

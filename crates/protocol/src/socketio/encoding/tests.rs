@@ -77,9 +77,9 @@ fn an_event_has_its_data_first_and_then_where_it_comes_from() {
     let data = raw("[1, 2]");
     let plain = event("a\"b", Data::Json(&data), None, None);
     assert_eq!(messages(&form, &plain), [r#"42["a\"b",[1, 2]]"#]);
-    let kept = event("e", Data::Json(&data), Some("room"), Some(12));
+    let stored = event("e", Data::Json(&data), Some("room"), Some(12));
     assert_eq!(
-        messages(&form, &kept),
+        messages(&form, &stored),
         [r#"42["e",[1, 2],{"channel":"room","offset":12},"12@room"]"#]
     );
     let from = Sender {
