@@ -119,6 +119,8 @@ struct ConnectError<'a> {
 
 /// Appends an event with one argument.
 fn event(out: &mut Out, name: &str, argument: &[u8]) {
+    // 4 is Engine.IO's message and 2 Socket.IO's event. With attachments, as below, it is 5 and
+    // their number.
     let name = serde_json::to_vec(name).unwrap_or_default();
     out.text(&[b"42[", &name, b",", argument, b"]"]);
 }
@@ -219,6 +221,8 @@ fn user_event(name: &str, data: &RawValue, out: &mut Out) {
         user: Option<&'a RawValue>,
     }
 
+    // Callers of the API may send such an event with any data. All of it counts as the session
+    // then.
     let about = serde_json::from_str(data.get()).unwrap_or(About {
         session: data,
         user: None,
@@ -283,6 +287,7 @@ impl Altogic {
     fn refused(self, code: &str, message: &str, out: &mut Out) {
         let fault = serde_json::to_vec(&Fault::new(code, message)).unwrap_or_default();
         match self.stage {
+            // Until it is in, it hears only the `connect_error` that a close frame brings.
             Stage::Connecting => {}
             Stage::Connected => event(out, "error", &fault),
         }
@@ -356,6 +361,8 @@ impl Encoding for Altogic {
                 event(out, "channel:members", &payload);
             }
             ParsedFrame::Ack(ack) => match ack.members {
+                // Only `get_members` of the libraries waits for an acknowledgement (3). All else is
+                // an event.
                 Some(list) => {
                     out.text(&[b"43", ack.id.get().as_bytes(), b"[", &members(list), b"]"]);
                 }

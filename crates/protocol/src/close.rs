@@ -15,6 +15,7 @@ pub struct Close {
 impl Close {
     /// A close with `code`; `reason` is cut at 123 bytes, at a character's border.
     pub fn new(code: u16, reason: &str) -> Self {
+        // A control frame has at most 125 bytes, and the code takes two of them.
         let mut end = reason.len().min(123);
         while !reason.is_char_boundary(end) {
             end -= 1;

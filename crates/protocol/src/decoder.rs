@@ -282,6 +282,7 @@ impl Decoder {
             return Ok(None);
         }
 
+        // A copy of 14 bytes, because `parse_head` borrows all of the decoder.
         let mut head = self
             .partial
             .as_ref()
@@ -311,6 +312,8 @@ impl Decoder {
         };
 
         let (fin, opcode, masked) = (first & 0x80 != 0, first & 0x0f, second & 0x80 != 0);
+        // Before the length: a peer that does not speak this protocol is refused at its second
+        // byte.
         self.check_flags(*first, *second)?;
         let (len, rest) = match second & 0x7f {
             126 => {
@@ -343,6 +346,7 @@ impl Decoder {
         };
 
         let (mask, rest) = match (masked, rest.split_first_chunk()) {
+            // A frame without a mask counts as one with a mask of zeros, which changes no byte.
             (false, _) => ([0; 4], rest),
             (true, Some((mask, rest))) => (*mask, rest),
             (true, None) => return Ok(None),
@@ -362,6 +366,8 @@ impl Decoder {
     /// What the first two bytes of a frame can violate.
     #[inline]
     fn check_flags(&self, first: u8, second: u8) -> Result<(), Violation> {
+        // The server grants no extension, compression included, so nothing can give these bits a
+        // meaning.
         if first & 0x70 != 0 {
             return Err(Violation::ReservedBit);
         }
@@ -372,11 +378,14 @@ impl Decoder {
             _ => {}
         }
 
+        // A message that was handed out is forgotten before any header is read, so what is gathered
+        // here is a message in fragments.
         let inside = self.assembly().is_some();
         match first & 0x0f {
             CONTINUATION if !inside => Err(Violation::StrayContinuation),
             TEXT | BINARY if inside => Err(Violation::Interleaved),
             CLOSE | PING | PONG if first & 0x80 == 0 => Err(Violation::FragmentedControl),
+            // 126 and 127 announce a longer length, which need not have come yet.
             CLOSE | PING | PONG if second & 0x7f > 125 => Err(Violation::LongControl),
             CONTINUATION | TEXT | BINARY | CLOSE | PING | PONG => Ok(()),
             _ => Err(Violation::UnknownOpcode),
@@ -449,6 +458,8 @@ impl Decoder {
         }
 
         if head.is_control() {
+            // Read here for its faults, since an error of `finish` would not break the decoder.
+            // `finish` reads it once more, as only it may lend the bytes.
             if let Some(Message::Close(_)) = interpret(head.opcode, &partial.control)? {
                 self.state = State::Closed;
             }
@@ -473,6 +484,7 @@ impl Decoder {
 
 /// Moves `input` past its first `count` bytes and returns them.
 fn take<'i>(input: &mut &'i mut [u8], count: usize) -> &'i mut [u8] {
+    // Out of the reference first: a piece of a reborrow would live no longer than the reborrow.
     let (front, rest) = mem::take(input).split_at_mut(count);
     *input = rest;
     front
@@ -495,6 +507,7 @@ fn unmask(piece: &mut [u8], mut mask: [u8; 4], offset: usize) {
         *chunk = (u64::from_ne_bytes(*chunk) ^ word).to_ne_bytes();
     }
 
+    // Eight is a multiple of four, so the mask begins again here.
     for (byte, mask) in rest.iter_mut().zip([a, b, c, d, a, b, c]) {
         *byte ^= mask;
     }
@@ -504,6 +517,8 @@ fn unmask(piece: &mut [u8], mut mask: [u8; 4], offset: usize) {
 #[inline]
 fn interpret(opcode: u8, payload: &[u8]) -> Result<Option<Message<'_>>, Violation> {
     match opcode {
+        // `basic` does not say where the fault is, and is faster for it. Text in pieces needs that
+        // place and is checked with `compat`.
         TEXT => match simdutf8::basic::from_utf8(payload) {
             Ok(text) => Ok(Some(Message::Text(text))),
             Err(_) => Err(Violation::NotUtf8),
@@ -511,6 +526,7 @@ fn interpret(opcode: u8, payload: &[u8]) -> Result<Option<Message<'_>>, Violatio
         BINARY => Ok(Some(Message::Binary(payload))),
         PING => Ok(Some(Message::Ping(payload))),
         PONG => Ok(Some(Message::Pong(payload))),
+        // `check_flags` has let no other opcode through.
         _ => close_frame(payload).map(|close| Some(Message::Close(close))),
     }
 }

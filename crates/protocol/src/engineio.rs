@@ -68,6 +68,8 @@ pub fn parse(text: &str) -> Result<Packet<'_>, Malformed> {
         .ok_or(Malformed("an Engine.IO packet is empty"))?;
     let rest = chars.as_str();
 
+    // Since version 4 the server pings and the client answers. In version 3 it was the client,
+    // which is why a connection with `EIO=3` is not let in.
     match kind {
         '4' => Ok(Packet::Message(rest)),
         '2' => Ok(Packet::Ping(rest)),
@@ -164,6 +166,7 @@ pub enum Carried<'a> {
 /// The first packet that is malformed ends it.
 pub fn payload(body: &str) -> impl Iterator<Item = Result<Carried<'_>, Malformed>> {
     let mut is_broken = false;
+    // No packet has the separator inside: JSON escapes it, and base64 has no such character.
     body.split(char::from(SEPARATOR)).map_while(move |packet| {
         if is_broken {
             return None;
@@ -195,6 +198,8 @@ pub fn append(payload: &mut Vec<u8>, packet: &Carried<'_>) {
         Carried::Binary(bytes) => {
             payload.push(b'b');
             let from = payload.len();
+            // In place, since an attachment may be large and a text in between would be a second
+            // copy.
             payload.resize(from + BASE64.encode_len(bytes.len()), 0);
             BASE64.encode_mut(bytes, &mut payload[from..]);
         }
@@ -208,6 +213,8 @@ pub fn parameter<'q>(query: &'q str, name: &str) -> Option<Cow<'q, str>> {
         .filter_map(|pair| pair.split_once('='))
         .find(|(key, _)| *key == name)
         .and_then(|(_, value)| {
+            // A `+` stays one: these clients encode with `encodeURIComponent`, which writes a space
+            // as `%20`.
             percent_encoding::percent_decode_str(value)
                 .decode_utf8()
                 .ok()

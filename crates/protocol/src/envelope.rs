@@ -104,6 +104,7 @@ pub struct Header<'a> {
     #[serde(borrow)]
     pub app: Cow<'a, str>,
     /// The connections that it is for.
+    // The name on the wire stays, since nodes of version 1 read it.
     #[serde(rename = "aim")]
     pub wire_target: WireTarget,
     /// It was sent to several topics, and is to be delivered once.
@@ -274,6 +275,7 @@ impl<'a> Envelope<'a> {
             REQUEST => read_json(rest, "request").map(Self::Request),
             ANSWER => read_json(rest, "answer").map(Self::Answer),
             NOTICES => read_json(rest, "notices").map(Self::Notices),
+            // Not from a newer node: a new kind comes with a new version.
             _ => Err(EnvelopeError::Malformed("kind")),
         }
     }
@@ -382,6 +384,8 @@ pub fn answer(answer: &Answer<'_>) -> Bytes {
 
 /// The message of notices, in the newest form that nodes of `version` read.
 pub fn notices(notices: &Notices, version: u8) -> Bytes {
+    // The mark is the first version that reads the form. Later versions have not changed it, and a
+    // higher mark would keep nodes from reading it that could.
     json([version.min(NOTICES_WITH_SHARES), NOTICES], notices)
 }
 
@@ -403,6 +407,7 @@ fn write_tail(out: &mut Vec<u8>, header: &impl Serialize, frame: &Frame) {
 }
 
 fn read_tail(rest: &[u8]) -> Result<(Header<'_>, Draft), EnvelopeError> {
+    // Only the header has a length here. The frame says its own, and must end with the message.
     let (length, rest) = rest
         .split_first_chunk()
         .ok_or(EnvelopeError::Malformed("header"))?;

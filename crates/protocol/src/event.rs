@@ -230,6 +230,7 @@ impl Draft {
         let (head, bytes) =
             payload[3..].split_at(usize::from(u16::from_be_bytes([payload[1], payload[2]])));
         let head = &head[..head.len() - 1];
+        // An offset adds at most 31 bytes to a head of bounded names, so this fits into 16 bits.
         let length = (head.len() + end.len()) as u16;
 
         Frame::event_binary(&[&[1], &length.to_be_bytes(), head, end.as_bytes(), bytes])
@@ -252,6 +253,8 @@ impl Draft {
             }
             _ => return None,
         };
+        // Another node or a store may have written anything. Two things must hold: `finish`
+        // replaces the last brace, and a browser closes the connection for text that is not UTF-8.
         let is_object = head.starts_with(b"{") && head.ends_with(b"}");
         (is_object && simdutf8::basic::from_utf8(head).is_ok()).then_some(Self(frame))
     }
@@ -334,6 +337,7 @@ fn nests_deeper(text: &[u8], limit: usize) -> bool {
                     return true;
                 }
             }
+            // Valid JSON never closes what it has not opened.
             b']' | b'}' if !in_string => depth -= 1,
             _ => {}
         }

@@ -170,6 +170,8 @@ impl Frame {
         let mut place = &self.0.other;
         loop {
             let other = place.get_or_init(|| {
+                // At most once: the entry that this makes has `form`, and so ends the loop. The
+                // loop goes on only past entries of other forms.
                 let bytes = encode.take().map(|encode| encode()).unwrap_or_default();
                 let kind = Kind {
                     is_final: true,
@@ -220,6 +222,7 @@ impl Frame {
     /// What the frame carries, without its header.
     #[inline]
     pub fn payload(&self) -> &[u8] {
+        // The server's frames have no mask, so the length is the end of the header.
         let header = match self.0.bytes[1] {
             127 => 10,
             126 => 4,
@@ -272,6 +275,8 @@ impl Frame {
     /// Notes that one more socket refused this frame; true for the first, which makes its bytes count for the node.
     #[inline]
     pub fn note_refused(&self) -> bool {
+        // Relaxed, as no other memory is read by it: what counts is each caller's place in the
+        // order of this one counter, which decides who was first and who is last.
         self.0.refused.fetch_add(1, Relaxed) == 0
     }
 

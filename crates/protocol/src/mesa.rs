@@ -112,6 +112,7 @@ impl StoredMessage<'_> {
     /// Whether it is stored for those who are away.
     pub fn is_synced(&self) -> bool {
         let sync = self.o.as_ref().map(|options| options.sync);
+        // A message without options is stored. One with options is stored only if they say so.
         self.op == DISPATCH && sync.is_none_or(|sync| sync == Some(true))
     }
 }
@@ -211,6 +212,7 @@ pub fn stored(list: &str) -> Option<Vec<StoredMessage<'_>>> {
 pub fn without_taken(now: &str, taken: &str) -> Option<String> {
     let before = taken.strip_suffix(']')?;
     let rest = now.strip_prefix(before)?.strip_prefix(',')?;
+    // An empty list is the beginning of every list, and nothing was taken with it.
     (before.len() > 1).then(|| format!("[{rest}"))
 }
 

@@ -71,6 +71,7 @@ pub fn parse(text: &str) -> Result<Packet<'_>, Malformed> {
         Some('2') => (Kind::Event, false),
         Some('3') => (Kind::Ack, false),
         Some('4') => (Kind::ConnectError, false),
+        // The same two with attachments. JSON cannot hold bytes, so they follow as binary messages.
         Some('5') => (Kind::Event, true),
         Some('6') => (Kind::Ack, true),
         _ => return Err(Malformed("a Socket.IO packet has an unknown type")),
@@ -96,6 +97,8 @@ pub fn parse(text: &str) -> Result<Packet<'_>, Malformed> {
             .map_or(namespace, |(name, _)| name);
     }
 
+    // Nothing separates the id from the JSON. That begins with a brace or a bracket in all packets
+    // that have an id, so the digits end by themselves.
     let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
     let (id, json) = rest.split_at(digits);
     if digits > ID_DIGITS {
@@ -139,6 +142,7 @@ fn check(packet: &Packet<'_>) -> Result<(), Malformed> {
         Kind::Connect => matches!(first, None | Some(b'{')),
         Kind::Disconnect => first.is_none(),
         Kind::Event | Kind::Ack => first == Some(b'['),
+        // Only servers send it. The dialect refuses it, whatever it carries.
         Kind::ConnectError => true,
     };
     if is_good {
@@ -231,6 +235,8 @@ impl Assembly {
     /// # Errors
     /// [`Malformed`] beyond `limit`.
     pub fn take(&mut self, attachment: &[u8], limit: usize) -> Result<bool, Malformed> {
+        // All of the packet counts as one message. If each attachment had the limit to itself, a
+        // client could hold ten times as much.
         self.bytes += attachment.len();
         if self.bytes > limit {
             return Err(Malformed("a packet is too big, with its attachments"));

@@ -76,6 +76,7 @@ impl<'a> ClientFrame<'a> {
             Token(String),
             Object { token: String },
         }
+        // A tuple of one, so that a list with more arguments is refused.
         let (credentials,): (Credentials,) = serde_json::from_str(self.data?.get()).ok()?;
         let (Credentials::Token(token) | Credentials::Object { token }) = credentials;
         (!token.is_empty()).then_some(token.into())
@@ -87,6 +88,7 @@ const AUTH: &str = "[\"auth\",";
 
 /// The client's id in the id of an `auth`; `None` for that of anything else.
 fn auth_id(id: &RawValue) -> Option<&RawValue> {
+    // No client can send such an id: those are strings and numbers, never lists.
     let inner = id.get().strip_prefix(AUTH)?.strip_suffix(']')?;
     serde_json::from_str(inner).ok()
 }

@@ -40,6 +40,7 @@ pub fn unescape(name: &str) -> Cow<'_, str> {
     let (mut text, mut at) = (Vec::with_capacity(bytes.len()), 0);
     while at < bytes.len() {
         if let Some(byte) = hex(&bytes[at + 1..]).filter(|_| is_escape(&bytes[at..])) {
+            // Of `=3D20` only the `=` comes of digits: the text itself had the `20`.
             text.push(byte);
             at += 3;
         } else {

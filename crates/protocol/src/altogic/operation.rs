@@ -21,6 +21,7 @@ pub struct Credentials<'a> {
     access_token: Option<&'a RawValue>,
     #[serde(borrow)]
     session: Option<&'a RawValue>,
+    // Altogic's client writes it with a capital letter.
     #[serde(borrow, rename = "Session")]
     altogic_session: Option<&'a RawValue>,
 }

@@ -83,6 +83,7 @@ impl Assembly {
                     return Err(Violation::NotUtf8);
                 }
                 let (whole, rest) = piece.split_at(error.valid_up_to());
+                // This part is known to be valid. Only `unsafe` code could spare the second check.
                 text.push_str(from_utf8(whole).map_err(|_| Violation::NotUtf8)?);
                 cut.bytes[..rest.len()].copy_from_slice(rest);
                 cut.len = rest.len();
@@ -127,6 +128,8 @@ impl Cut {
                     self.len = 0;
                 }
                 Err(error) if error.error_len().is_some() => return Err(Violation::NotUtf8),
+                // Not whole yet. Four bytes are either a character or wrong, so `bytes` is never
+                // full here.
                 Err(_) => {}
             }
         }
@@ -140,5 +143,6 @@ fn growth(len: usize, capacity: usize, more: usize, limit: usize) -> usize {
     if capacity - len >= more {
         return 0;
     }
+    // Doubling beyond the limit would reserve what can never be used.
     more.max((2 * capacity).min(limit).saturating_sub(len))
 }

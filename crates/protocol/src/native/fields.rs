@@ -20,6 +20,7 @@ impl<'a> Fields<'a> {
     /// Takes the member `name` out.
     pub(super) fn take(&mut self, name: &str) -> Option<&'a RawValue> {
         let at = self.0.iter().position(|(field, _)| field == name)?;
+        // Keeps the order, so that the first unknown member is the one that a refusal names.
         Some(self.0.remove(at).1)
     }
 
@@ -62,6 +63,8 @@ impl<'de> Visitor<'de> for Object {
                     "the message has over {FIELDS} fields"
                 )));
             }
+            // JSON does not say which of two counts. A program that checks messages before they
+            // come here might have read the other one.
             if fields.iter().any(|(known, _)| *known == name) {
                 return Err(A::Error::custom(format!("{} is there twice", cut(&name))));
             }

@@ -104,6 +104,7 @@ impl MembersBuilder {
 
         // Writing to a Vec cannot fail, and a member always serializes.
         let _ = serde_json::to_writer(&mut self.json, member);
+        // Only now is its length known. Less than the bound, as the last bracket is still to come.
         let fits = is_first || self.json.len() < self.max_bytes;
         if fits {
             self.members += 1;

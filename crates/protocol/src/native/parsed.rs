@@ -298,6 +298,8 @@ impl<'a> ParsedFrame<'a> {
     }
 
     fn of_parts(parts: FrameMembers<'a>) -> Option<Self> {
+        // By hand, and not as an enum with a tag: serde copies the members of one until it has seen
+        // the tag, and raw JSON cannot be borrowed from the copy.
         if parts.event.is_some() {
             let data = ParsedData::Json(parts.data.unwrap_or(RawValue::NULL));
             return Self::event(parts, data);

@@ -325,6 +325,8 @@ pub fn bye_expired(close: &Close) -> Frame {
 pub fn bye_between(close: &Close, min: Duration, max: Duration) -> Frame {
     let (min, max) = (min.as_millis() as u64, max.as_millis() as u64);
     let span = max.saturating_sub(min).max(1);
+    // A UUID is the source of randomness that the crate has. Its bias under `%` does not matter
+    // here.
     let jitter = uuid::Uuid::new_v4().as_u128() as u64 % span;
     bye(close.code, &close.reason, min + jitter)
 }

@@ -289,6 +289,7 @@ pub fn id(text: &str) -> Option<&RawValue> {
         #[serde(borrow)]
         id: Option<&'a RawValue>,
     }
+    // serde would read the struct from a list too, and take its first element for the id.
     if !is_object(text) {
         return None;
     }
@@ -369,6 +370,7 @@ fn request_of<'a>(
     if let Some(refusal) = reader.unknown_field() {
         return Err(refusal);
     }
+    // Operations with data have taken them.
     if reader.bytes.is_some() {
         return Err(bad(format!("{op} takes no bytes; send it as text")));
     }
@@ -376,6 +378,7 @@ fn request_of<'a>(
 }
 
 fn is_object(text: &str) -> bool {
+    // Enough, because a parser has read the text or is about to.
     text.trim_start().starts_with('{')
 }
 
@@ -460,6 +463,7 @@ impl<'a> Reader<'_, 'a> {
                 data: self.json_or_bytes()?,
             },
 
+            // `Attend` and `Roster` have no op. Only the dialects of other protocols make them.
             op => return Err(unknown_op(op)),
         })
     }
@@ -532,6 +536,7 @@ impl<'a> Reader<'_, 'a> {
         let raw = self.needed("users")?;
         let users: Vec<String> =
             serde_json::from_str(raw.get()).map_err(|_| bad("users must be a list of strings"))?;
+        // No token has such a user, so this is a mistake, and not somebody who is away.
         match users.iter().find(|user| user.len() > USER_BYTES) {
             Some(user) => Err(Refusal {
                 code: "name_too_long",
@@ -602,6 +607,7 @@ fn since_fault(raw: &RawValue) -> Option<&'static str> {
         offset: Option<&'a RawValue>,
     }
 
+    // serde says which type is wrong, but not in which member.
     let Members { epoch, offset } = serde_json::from_str(raw.get()).ok()?;
     let is_bad_offset = |offset: &RawValue| serde_json::from_str::<u64>(offset.get()).is_err();
     if offset.is_some_and(is_bad_offset) {

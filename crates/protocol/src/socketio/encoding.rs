@@ -131,6 +131,7 @@ impl SocketIo {
         let inner = self.each().find_map(|at| {
             let prefix = &*self.namespaces.get(at)?.prefix;
             let local = channel.strip_prefix(prefix)?;
+            // The empty prefix of `/` begins every name. It is looked at only after all others.
             (!prefix.is_empty()).then_some((at, local))
         });
         let outer = || self.each().find(|at| self.namespaces.lead(*at).is_empty());
@@ -166,6 +167,8 @@ impl SocketIo {
         let (head, tail) = (event.head(), event.tail(local));
         let data = match event.data {
             ParsedData::Bytes(bytes) => {
+                // A client takes the next binary message for the attachment. Both are in one `out`,
+                // so no other frame gets between them.
                 self.packet(out, b"51-", at, &[&head, ONLY, &tail]);
                 return out.binary(&[bytes]);
             }
@@ -190,6 +193,7 @@ impl SocketIo {
     }
 
     fn close(&self, code: Option<u16>, reason: &str, out: &mut Out) {
+        // A client that is not let in yet listens for `connect_error` alone.
         if self.waits {
             let at = self.first();
             let data = code.map(|code| ErrorData {
@@ -266,6 +270,7 @@ impl SocketIo {
                 };
                 self.send_event(out, "fanfare:members", at, &members);
             }
+            // Before that a client hears no events. The close frame brings it a `connect_error`.
             said if !self.waits => self.trouble(said, out),
             _ => {}
         }
