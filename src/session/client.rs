@@ -310,7 +310,7 @@ impl Client {
                 limit,
             } => self.members(id, &channel, cursor.as_deref(), limit),
             // Where a portal listens, messages go to that instead of a function.
-            Request::Call { name, data } if self.tell_portal(connection, &name, &data) => None,
+            Request::Call { name, data } if self.notify_portal(connection, &name, &data) => None,
             Request::Call { name, data } => {
                 self.call_function(id, connection, &name, data);
                 None

@@ -26,7 +26,7 @@ impl MesaSide {
     pub(super) fn of(node: &Node, app: AppId, foreign: Option<&Foreign>) -> Option<Self> {
         foreign.filter(|foreign| foreign.protocol == ProtocolKind::Mesa.name())?;
         let config = &node.mesa.get(app)?.config;
-        node.mesa.tell_portal(app, &PortalNews::Connected);
+        node.mesa.notify_portal(app, &PortalNews::Connected);
         Some(Self {
             sends_user_object: config.send_user_object,
         })
@@ -64,7 +64,7 @@ impl Client {
         };
         if let Some(user) = connection.user() {
             let news = PortalNews::Authenticated { user };
-            self.node.mesa.tell_portal(self.app, &news);
+            self.node.mesa.notify_portal(self.app, &news);
         }
     }
 
@@ -79,12 +79,17 @@ impl Client {
     }
 
     /// Passes on to a portal what the client says; false if there is none.
-    pub(super) fn tell_portal(&self, connection: &Connection, name: &str, data: &Data<'_>) -> bool {
+    pub(super) fn notify_portal(
+        &self,
+        connection: &Connection,
+        name: &str,
+        data: &Data<'_>,
+    ) -> bool {
         // Mesa has no bytes.
         let Data::Json(data) = data else { return false };
         let user = connection.user();
         let news = PortalNews::Message { user, name, data };
-        self.mesa.is_some() && self.node.mesa.tell_portal(self.app, &news)
+        self.mesa.is_some() && self.node.mesa.notify_portal(self.app, &news)
     }
 
     /// Notes that the client has gone.
@@ -96,7 +101,7 @@ impl Client {
         if self.mesa.is_some() {
             self.node
                 .mesa
-                .tell_portal(self.app, &PortalNews::Disconnected { user });
+                .notify_portal(self.app, &PortalNews::Disconnected { user });
         }
     }
 }

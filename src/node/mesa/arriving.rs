@@ -389,12 +389,12 @@ impl Users {
         self.here.get(user).map(|here| here.change)
     }
 
-    /// Holds a message for the connections of `user` that are about to be let in; adds them to `kept`.
+    /// Holds a message for the connections of `user` that are about to be let in; adds them to `held`.
     pub(super) fn capture(
         &mut self,
         user: &str,
         message: &Captured,
-        kept: &mut Vec<ConnectionId>,
+        held: &mut Vec<ConnectionId>,
     ) -> Capture {
         let mut capture = Capture::Nobody;
         let Some(here) = self.here.get_mut(user) else {
@@ -407,8 +407,8 @@ impl Users {
                 return Capture::NoRoom;
             }
             coming.captured.push(message.clone());
-            kept.push(coming.id);
-            capture = Capture::Kept;
+            held.push(coming.id);
+            capture = Capture::Held;
         }
 
         capture
@@ -421,7 +421,7 @@ pub(super) enum Capture {
     /// There are none.
     Nobody,
     /// It waits for them.
-    Kept,
+    Held,
     /// There was no room for it.
     NoRoom,
 }

@@ -70,7 +70,7 @@ pub(crate) struct Settled<'a> {
 #[derive(Clone, Copy, Debug)]
 struct Before {
     /// The message waits for a connection of the user, or is stored.
-    is_kept: bool,
+    is_held: bool,
     /// See [`Users::change`](super::Users::change).
     change: Option<u64>,
 }
@@ -433,16 +433,16 @@ impl Mesa {
             list: mesa.list(dispatched),
         };
 
-        let (mut kept, mut without_room) = (Vec::new(), Vec::new());
+        let (mut held, mut without_room) = (Vec::new(), Vec::new());
         let before: Vec<Before> = {
             let mut users = mesa.users.lock();
             let capture = |(user, _): &UserAtNodes| {
-                let capture = users.capture(user, &captured, &mut kept);
+                let capture = users.capture(user, &captured, &mut held);
                 if capture == Capture::NoRoom && !captured.list.is_empty() {
                     without_room.push(user.clone());
                 }
                 Before {
-                    is_kept: capture != Capture::Nobody,
+                    is_held: capture != Capture::Nobody,
                     change: users.change(user),
                 }
             };
@@ -459,7 +459,7 @@ impl Mesa {
             let users = some.iter().map(|(user, _)| user.clone()).collect();
             let mut target = Target::users(users);
             target.except = Exceptions {
-                connections: kept.iter().map(ToString::to_string).collect(),
+                connections: held.iter().map(ToString::to_string).collect(),
                 ..Exceptions::default()
             };
             self.place(app, &captured.frame, target).await?;
@@ -472,7 +472,7 @@ impl Mesa {
 
         let message = LazyCell::new(|| Bytes::copy_from_slice(payload));
         for (place, before) in places.into_iter().zip(before) {
-            if !before.is_kept {
+            if !before.is_held {
                 self.missed(mesa, place, before, (&message, &captured.list));
             }
         }

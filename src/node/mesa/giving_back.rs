@@ -1,7 +1,7 @@
 //! Messages that came to this node for users whom they did not reach, on their way back to Redis.
 //!
 //! They go back in their order, one batch after another. A batch is sent again until Redis says that it has it, or too much time
-//! has passed. Its number tells Redis a batch that it has already, of which only the answer was lost.
+//! has passed. By its number Redis knows a batch that it has already, of which only the answer was lost.
 
 use std::{
     collections::VecDeque,

@@ -225,7 +225,7 @@ impl Mesa {
         let mut slice = TimeSlice::begin();
         loop {
             // First, so that what the last look has found is not found again.
-            self.tell_looked(mesa, cluster).await?;
+            self.send_looked(mesa, cluster).await?;
             let due = {
                 let users = &mut *mesa.users.lock();
                 let here = &users.here;
@@ -276,9 +276,9 @@ impl Mesa {
     }
 
     /// Has Redis know what became of what the last look has found.
-    async fn tell_looked(&self, mesa: &MesaApp, cluster: &ClusterHandles) -> Result<(), BusError> {
+    async fn send_looked(&self, mesa: &MesaApp, cluster: &ClusterHandles) -> Result<(), BusError> {
         let keys = cluster.keys(mesa.app);
-        let tell = |(user, again): &(SmolStr, Bytes)| {
+        let send = |(user, again): &(SmolStr, Bytes)| {
             let names = vec![mesa.undelivered.clone(), keys.aside(), keys.nodes()];
             let args = vec![
                 arg(user),
@@ -290,13 +290,13 @@ impl Mesa {
             cluster.bus.eval(&LOOKED, &keys.home, names, args)
         };
 
-        let telling: Vec<_> = {
+        let sending: Vec<_> = {
             let users = mesa.users.lock();
-            users.looks.scan.iter().map(tell).collect()
+            users.looks.scan.iter().map(send).collect()
         };
 
-        for told in telling {
-            told.await?;
+        for sent in sending {
+            sent.await?;
             mesa.users.lock().looks.scan.pop_front();
         }
 

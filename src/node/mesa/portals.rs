@@ -36,11 +36,11 @@ pub(crate) enum PortalNews<'a> {
 
 /// The same as portals read it.
 #[derive(Serialize)]
-struct Told<'a> {
+struct SentNews<'a> {
     #[serde(rename = "type")]
     kind: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    message: Option<ToldMessage<'a>>,
+    message: Option<SentMessage<'a>>,
     #[serde(rename = "clientId", skip_serializing_if = "Option::is_none")]
     user: Option<&'a str>,
     #[serde(rename = "portalId")]
@@ -48,7 +48,7 @@ struct Told<'a> {
 }
 
 #[derive(Serialize)]
-struct ToldMessage<'a> {
+struct SentMessage<'a> {
     op: u32,
     d: &'a RawValue,
     t: &'a str,
@@ -103,12 +103,12 @@ impl Portals {
 }
 
 impl PortalNews<'_> {
-    fn told<'t>(&'t self, portal: &'t str) -> Told<'t> {
+    fn addressed_to<'t>(&'t self, portal: &'t str) -> SentNews<'t> {
         let (kind, user, message) = match self {
             Self::Connected => ("connection", None, None),
             Self::Authenticated { user } => ("authentication", Some(*user), None),
             Self::Message { user, name, data } => {
-                let message = ToldMessage {
+                let message = SentMessage {
                     op: 0,
                     d: data,
                     t: name,
@@ -118,7 +118,7 @@ impl PortalNews<'_> {
             Self::Disconnected { user } => ("disconnection", *user, None),
         };
 
-        Told {
+        SentNews {
             kind,
             message,
             user,
@@ -129,7 +129,7 @@ impl PortalNews<'_> {
 
 impl Mesa {
     /// Sends a portal news of a client, if there is one and the app has portals. Returns whether there is.
-    pub(crate) fn tell_portal(&self, app: AppId, news: &PortalNews<'_>) -> bool {
+    pub(crate) fn notify_portal(&self, app: AppId, news: &PortalNews<'_>) -> bool {
         let Some((mesa, cluster)) = self.in_redis(app) else {
             return false;
         };
@@ -137,15 +137,15 @@ impl Mesa {
             return false;
         }
 
-        let told = {
+        let sent = {
             let mut portals = mesa.portals.lock();
             let chosen = portals.choose();
-            chosen.and_then(|portal| serde_json::to_vec(&news.told(portal)).ok())
+            chosen.and_then(|portal| serde_json::to_vec(&news.addressed_to(portal)).ok())
         };
 
-        let Some(told) = told else { return false };
+        let Some(sent) = sent else { return false };
         // Queued immediately, whether or not it is waited for.
-        drop(cluster.bus.publish(&mesa.portal, told.into()));
+        drop(cluster.bus.publish(&mesa.portal, sent.into()));
         true
     }
 
@@ -231,21 +231,21 @@ mod tests {
             name: "T",
             data,
         };
-        let told = |news: PortalNews<'_>| serde_json::to_value(news.told("p")).unwrap();
+        let sent = |news: PortalNews<'_>| serde_json::to_value(news.addressed_to("p")).unwrap();
         assert_eq!(
-            told(message),
+            sent(message),
             json!({"type": "message", "message": {"op": 0, "d": [1.0], "t": "T"}, "clientId": "0", "portalId": "p"})
         );
         assert_eq!(
-            told(PortalNews::Connected),
+            sent(PortalNews::Connected),
             json!({"type": "connection", "portalId": "p"})
         );
         assert_eq!(
-            told(PortalNews::Authenticated { user: "0" })["type"],
+            sent(PortalNews::Authenticated { user: "0" })["type"],
             "authentication"
         );
         assert_eq!(
-            told(PortalNews::Disconnected { user: None }),
+            sent(PortalNews::Disconnected { user: None }),
             json!({"type": "disconnection", "portalId": "p"})
         );
     }

@@ -42,7 +42,7 @@ local function places(nodes, prefix, user, but)
   return found
 end
 -- Notifies the nodes where a user is that something is stored.
-local function tell(nodes, prefix, channel, user)
+local function notify(nodes, prefix, channel, user)
   local found = places(nodes, prefix, user, '')
   if #found > 0 then
     redis.call('PUBLISH', channel, '{"look":true}\n' .. cjson.encode({{user, found}}) .. '\n')
@@ -78,7 +78,7 @@ scripts! {
     /// A user comes to a node, and gets what is stored. It is set aside until its client has confirmed it.
     ///
     /// KEYS: the connected, what is stored, the nodes, what is set aside, the node's users, the known.
-    /// ARGV: user, node, `take`, `drop` or `leave`, the field of what is set aside, what tells this stay from others, and 1 if the
+    /// ARGV: user, node, `take`, `drop` or `leave`, the field of what is set aside, what distinguishes this stay from others, and 1 if the
     /// connected are to be those who are.
     ENTER = r"
 local connected, undelivered, nodes, aside, mine, known = unpack(KEYS)
@@ -126,7 +126,7 @@ local list = redis.call('HGET', aside, field)
 if not list then return 0 end
 redis.call('HDEL', aside, field)
 redis.call('HSET', undelivered, user, joined(list, redis.call('HGET', undelivered, user)))
-tell(nodes, prefix, channel, user)
+notify(nodes, prefix, channel, user)
 return 1
 ";
 
@@ -140,11 +140,11 @@ return 1
     /// KEYS: the connected, what is stored, the nodes, what has gone to nodes, which node decides.
     /// ARGV: the node, prefix of the nodes' users, prefix of those who have just gone, the channel, the head of the publication, the
     /// message, the list to be stored or nothing, 1 if only messages are to be stored whose dispatcher found the user connected,
-    /// most bytes, for how many milliseconds it is kept, and the users. Returns for how many there was no room, or -1 if another node
+    /// most bytes, for how many milliseconds that is held, and the users. Returns for how many there was no room, or -1 if another node
     /// decides.
     SETTLE = r"
 local connected, undelivered, nodes, sent, lead = unpack(KEYS)
-local node, prefix, gone, channel, head, message, list, exact, most, kept = unpack(ARGV, 1, 10)
+local node, prefix, gone, channel, head, message, list, exact, most, period = unpack(ARGV, 1, 10)
 if redis.call('GET', lead) ~= node then return -1 end
 local held, full = {}, 0
 for at = 11, #ARGV do
@@ -162,8 +162,8 @@ redis.call('PUBLISH', channel, head .. '\n' .. places .. '\n' .. message)
 if list ~= '' and #held > 0 then
   local time = redis.call('TIME')
   local now = time[1] * 1000 + math.floor(time[2] / 1000)
-  redis.call('XADD', sent, 'MINID', '~', now - kept, '*', 'held', places, 'list', list)
-  redis.call('PEXPIRE', sent, 2 * kept)
+  redis.call('XADD', sent, 'MINID', '~', now - period, '*', 'held', places, 'list', list)
+  redis.call('PEXPIRE', sent, 2 * period)
 end
 return full
 ";
@@ -199,7 +199,7 @@ return 1
     /// message, how many places it came to, and those. Returns for how many there was no room.
     GIVE_BACK = r"
 local undelivered, nodes, mine, last = unpack(KEYS)
-local number, kept, prefix, channel, most, node, head = unpack(ARGV, 1, 7)
+local number, period, prefix, channel, most, node, head = unpack(ARGV, 1, 7)
 -- An earlier batch may come after a later one, by a connection that was given up.
 if tonumber(redis.call('GET', last) or 0) >= tonumber(number) then return 0 end
 most = tonumber(most)
@@ -211,10 +211,10 @@ while at <= #ARGV do
   at = at + 5 + tonumber(count)
   if where == 'front' then
     redis.call('HSET', undelivered, user, joined(list, redis.call('HGET', undelivered, user)))
-    tell(nodes, prefix, channel, user)
+    notify(nodes, prefix, channel, user)
   elseif where == 'back' then
     full = full + 1 - append(undelivered, user, list, most)
-    tell(nodes, prefix, channel, user)
+    notify(nodes, prefix, channel, user)
   else
     -- The stay that it came to is over, whether or not Redis has heard of that. The user may have come again since.
     local stay = redis.call('HGET', mine, user)
@@ -229,7 +229,7 @@ while at <= #ARGV do
   end
 end
 -- Last of all, so that a batch that fails is repeated.
-redis.call('SET', last, number, 'PX', kept)
+redis.call('SET', last, number, 'PX', period)
 return full
 ";
 
@@ -265,7 +265,7 @@ local user, field, prefix, channel, list = unpack(ARGV)
 if redis.call('HDEL', aside, field) == 0 then return 0 end
 if list ~= '' then
   redis.call('HSET', undelivered, user, joined(list, redis.call('HGET', undelivered, user)))
-  tell(nodes, prefix, channel, user)
+  notify(nodes, prefix, channel, user)
 end
 return 1
 ";
@@ -273,7 +273,7 @@ return 1
     /// Says who is at a node, after Redis may have lost it.
     ///
     /// KEYS: the connected, the nodes, the node's users, the known.
-    /// ARGV: node, what tells these stays from others, 1 if the connected are to be those who are, users.
+    /// ARGV: node, what distinguishes these stays from others, 1 if the connected are to be those who are, users.
     ANNOUNCE = r"
 redis.call('SADD', KEYS[2], ARGV[1])
 for at = 4, #ARGV do
