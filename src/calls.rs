@@ -316,6 +316,8 @@ impl Running {
     /// The time is taken on the caller's thread: a function that blocks the thread of functions holds up their timers too.
     pub(crate) async fn answer(mut self) -> Result<Box<RawValue>, Unanswered> {
         let Ok(ended) = timeout(self.wait, &mut self.task).await else {
+            // It ends at its next await. A function that has none goes on, and holds its places as
+            // long.
             self.task.abort();
             return Err(Unanswered::Late(self.wait));
         };

@@ -136,6 +136,8 @@ impl Work {
         match message {
             Program::Said {
                 message,
+                // Not dropped before the message is carried out, so that what is at work counts as
+                // well.
                 room: _room,
                 ..
             } => self.hear(message).await,

@@ -130,6 +130,7 @@ impl Dispatcher {
         namespace: &str,
         app: &str,
     ) -> Result<Self, DispatchError> {
+        // The bus needs both, though nobody configures the one or reads the other here.
         let (limits, metrics) = (Limits::default(), Arc::new(Metrics::new()));
         let (bus, inbox) = Bus::start(
             config,
@@ -149,6 +150,7 @@ impl Dispatcher {
             }
         };
 
+        // Its health is asked once more: it may have come up in the last moment.
         if tokio::time::timeout(limits.redis_timeout, up)
             .await
             .is_err()
@@ -219,6 +221,7 @@ impl Dispatcher {
         Ok(self
             .way
             .bus
+            // The bus was started with one app.
             .publish(&Topic::Dispatch(AppId(0)), message)
             .await?)
     }

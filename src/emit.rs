@@ -51,6 +51,7 @@ impl From<EmitError> for CallError {
         let code = match &error {
             EmitError::Event(error) => error.code(),
             EmitError::Node(error) => error.code(),
+            // Mistakes of the function, about which its client can do nothing.
             EmitError::Data(_) | EmitError::Stopped => "internal",
         };
         Self::new(code, error.to_string())

@@ -119,6 +119,8 @@ impl Bucket {
 
     fn take(&mut self, rate: Rate, now: Moment) -> Allowance {
         self.fill(rate, now);
+        // Enough for a message to begin. What it costs beyond that is known at its end, and charged
+        // then.
         if self.level < 1.0 {
             return self.strike();
         }
@@ -211,6 +213,7 @@ impl Rates {
 
     /// Takes one message from an address, if addresses are bounded.
     fn address_takes(&self, ip: IpAddr, limits: &Limits, now: Moment) -> bool {
+        // Without a bound of connections an address may be a proxy of any number of clients.
         if limits.connections_per_address == 0 {
             return true;
         }
@@ -252,6 +255,7 @@ impl<K: Hash + Eq + Clone> Buckets<K> {
     fn with<T>(&self, key: &K, rate: Rate, now: Moment, each: impl FnOnce(&mut Bucket) -> T) -> T {
         let at = self.hasher.hash_one(key) as usize % STRIPES;
         let mut stripe = self.stripes[at].lock();
+        // First without `entry`, which would need a copy of the key.
         if let Some(bucket) = stripe.buckets.get_mut(key) {
             return each(bucket);
         }
@@ -299,6 +303,7 @@ impl<K: Hash + Eq> Stripe<K> {
         }
 
         self.sweep_at = (2 * self.buckets.len()).clamp(STRIPE_FEW, MOST);
+        // After a flood of users its memory is free again.
         self.buckets.shrink_to(self.sweep_at);
     }
 }

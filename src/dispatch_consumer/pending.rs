@@ -59,6 +59,7 @@ impl PendingDispatches {
             .iter()
             .position(|(_, digest)| *digest == message.digest)
         {
+            // Used up: the same text that is heard once more is another message.
             self.early.remove(at);
             return Vec::new();
         }
@@ -87,6 +88,8 @@ impl PendingDispatches {
                     .map_or(0, |message| message.text.len());
             }
             None if self.early.len() < DISPATCHES_PENDING => self.early.push_back((now, digest)),
+            // It will be done a second time then. Anyone who can publish could fill an unbounded
+            // list.
             None => {}
         }
     }

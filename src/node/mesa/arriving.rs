@@ -62,6 +62,7 @@ impl Mesa {
         let (mesa, cluster) = self.in_redis(app)?;
         let user = connection.user_name()?.clone();
 
+        // With sync off, Mesa's own server may run beside this one, and delivers what is stored.
         let take = if mesa.has_sync() {
             take
         } else {
@@ -95,6 +96,8 @@ impl Mesa {
             self.enter(&users, app, (&*arrival.user, id), take)
         };
 
+        // The script was queued under the lock, which is all that the order needs. Only its answer
+        // is awaited, and not under the lock.
         let answer = match entering {
             Some(entering) => entering.await,
             None => return Some(arrival),
@@ -103,6 +106,7 @@ impl Mesa {
         match answer.map(redis::from_redis_value::<Option<Vec<u8>>>) {
             Ok(Ok(Some(list))) => {
                 arrival.stored = self.frames(app, &list, take).await;
+                // A dispatcher that has read the list before may write it back, with more.
                 mesa.users.lock().looks.note_taken(&arrival.user, list);
             }
             Ok(_) => {
@@ -176,6 +180,7 @@ impl Mesa {
             self.hub.queue_long_step(app, LongStep::Body).await;
         }
 
+        // One text that is not UTF-8 must not cost the user all the others.
         let text = String::from_utf8_lossy(list);
         let Some(messages) = mesa::stored(&text) else {
             self.app(app).metrics.dispatch_malformed.inc();
@@ -211,6 +216,8 @@ impl Mesa {
             return false;
         }
         let keys = cluster.keys(app);
+        // Nobody waits for it. If it is lost, the list is stored again later: the user gets it
+        // twice, and not never.
         let mut command = redis::cmd("HDEL");
         command.arg(keys.aside()).arg(&*self.field(id, user));
         drop(cluster.bus.command(&keys.home, command));
@@ -328,6 +335,7 @@ impl Drop for MesaArrival {
         drop(users);
 
         for message in captured {
+            // Without a list it is not one to be stored, and its user just misses it.
             if !message.list.is_empty() {
                 self.mesa.store(mesa, &self.user, message.list);
             }
@@ -402,6 +410,9 @@ impl Users {
         };
 
         for coming in &mut here.coming {
+            // Also those of a message for which there is no room: what follows it has no room
+            // either, so the order stays. All of these are stored, and connections that have the
+            // first get it twice.
             coming.bytes += message.frame.len();
             if coming.bytes > MESA_COMING_BYTES {
                 return Capture::NoRoom;

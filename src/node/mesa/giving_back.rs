@@ -168,6 +168,7 @@ impl GivingBack {
 
     /// Waits until nothing is left of what is in the queue now.
     async fn finished(&self) {
+        // What comes later is not waited for: on a busy node that would not end.
         let came = self.queue.lock().came;
         let mut done = self.done.subscribe();
         // The sender is in `self`.
@@ -260,6 +261,7 @@ impl Mesa {
 
     /// Waits until all that is to be given back is in Redis, before this node departs: for `patience` at most.
     pub(in crate::node) async fn give_all_back(&self, patience: Duration) {
+        // One end for all apps, since the node has only so long to depart.
         let end = Instant::now() + patience;
         for mesa in self.all() {
             let finished = tokio::time::timeout_at(end.into(), mesa.giving_back.finished());

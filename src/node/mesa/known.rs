@@ -34,6 +34,8 @@ impl Mesa {
         for mesa in self.all().filter(|mesa| mesa.is_full()) {
             let parked = tokio::time::timeout(MESA_PARTING, self.park(mesa, cluster));
             match parked.await {
+                // Dispatchers that found users connected before are about to publish, and this node
+                // is the last that could store what they say.
                 Ok(Ok(true)) => tokio::time::sleep(MESA_TICK).await,
                 Ok(Ok(false)) => was_last = false,
                 Ok(Err(error)) => self.not_parked(mesa, &error.to_string()),
@@ -51,6 +53,8 @@ impl Mesa {
 
     /// Returns whether this node was the last.
     async fn park(&self, mesa: &MesaApp, cluster: &ClusterHandles) -> Result<bool, BusError> {
+        // In pages, as one script for all would hold Redis too long. A node that comes in between
+        // is seen by the next page, and puts back by itself what was taken out.
         let mut cursor = END.to_owned();
         loop {
             let args = vec![self.node_name(), arg(&cursor), most()];

@@ -308,6 +308,7 @@ impl Mesa {
     pub(super) fn new(handles: &MesaHandles<'_>) -> Self {
         let served = handles.config.apps.values().enumerate();
         let served = served.map(|(at, config)| {
+            // Apps are numbered in the order of the configuration, here as everywhere.
             let app = AppId(at as u16);
             let mesa = config.protocols.mesa.as_ref();
             mesa.map(|mesa| MesaApp::new(app, mesa, config.max_stored_bytes.is_some()))

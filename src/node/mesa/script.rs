@@ -67,6 +67,7 @@ end
 macro_rules! scripts {
     ($($(#[$doc:meta])* $name:ident = $text:literal;)*) => {
         $(
+            // Scripts of Redis cannot call each other, so each has the helpers in its own text.
             $(#[$doc])*
             pub(super) static $name: LazyLock<Script> =
                 LazyLock::new(|| Script::new(&[HELPERS, $text].concat()));
