@@ -117,6 +117,7 @@ impl ConnectionField {
 
 impl ConnectionInfo {
     pub(super) fn get(&self, fact: ConnectionField) -> Value {
+        // Counted in tests only, which compare it with what `work` charges.
         tally::add(match fact {
             ConnectionField::Id | ConnectionField::Ip => 100,
             _ => 5,

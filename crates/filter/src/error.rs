@@ -16,6 +16,7 @@ pub struct Span {
 impl Span {
     pub(super) fn new(from: usize, to: usize) -> Self {
         Self {
+            // Filters are bounded far below 4 GiB (`limits::FILTER_BYTES`).
             offset: from as u32,
             length: to.saturating_sub(from) as u32,
         }
@@ -246,6 +247,7 @@ pub fn columns(c: char) -> usize {
 /// The nearest of `known` to what someone wrote, phrased as the end of a message; empty if none is near.
 pub(super) fn suggestion<'k>(wrote: &str, known: impl IntoIterator<Item = &'k str>) -> String {
     let known = known.into_iter().map(|name| (name, name));
+    // One mistake in a short name, and more in a longer one: else each short name would be near.
     let near = nearest(wrote, known, |name| 1 + name.len().min(wrote.len()) / 4);
     near.map(|name| format!("; did you mean \"{name}\"?"))
         .unwrap_or_default()

@@ -56,6 +56,7 @@ pub(super) fn sub_expressions(root: &Node) -> Vec<&Node> {
             NodeKind::Macro { range, .. } => vec![&**range],
             _ => node.children(),
         };
+        // The stack gives the last one first.
         open.extend(children.into_iter().rev());
     }
 
@@ -105,6 +106,7 @@ fn collect(node: &Node, params: &[Param], source: &str, warnings: &mut Vec<Warni
             span: node.span,
             message,
         });
+        // The nodes below are parts of the same path, and would say the same again.
         return;
     }
 

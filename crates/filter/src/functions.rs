@@ -83,6 +83,7 @@ pub(super) static SIGNATURES: [Signature; 10] = [
         Some(1),
         "text.contains(part)",
     ),
+    // Without a function, since its pattern is compiled before anything is evaluated.
     signature("matches", None, Some(2), Some(1), "text.matches(pattern)"),
     signature(
         "lowerAscii",

@@ -115,6 +115,7 @@ pub fn base32() -> &'static Encoding {
     static ENCODING: std::sync::LazyLock<Encoding> = std::sync::LazyLock::new(|| {
         let mut spec = Specification::new();
         spec.symbols.push_str("0123456789abcdefghjkmnpqrstvwxyz");
+        // These 32 characters are a valid alphabet, so this never falls back.
         spec.encoding().unwrap_or(data_encoding::BASE32HEX_NOPAD)
     });
     &ENCODING

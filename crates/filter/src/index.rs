@@ -41,6 +41,7 @@ impl IndexKey {
             Value::Bool(value) => Some(Self::Bool(*value)),
             Value::Int(value) => Some(Self::Int(*value)),
             Value::Double(value) if value.is_nan() => None,
+            // Of equal doubles only the two zeros differ in their bits, and both are the int 0.
             Value::Double(value) => {
                 Some(double_as_int(*value).map_or(Self::Double(value.to_bits()), Self::Int))
             }

@@ -57,6 +57,7 @@ impl Value {
     ) -> Result<Self, JsonError> {
         let mut buffers = Buffers::with_max_depth(json.len(), DATA_DEPTH);
         let tape =
+            // It resolves escapes in place, which is why the text is scribbled over.
             simd_json::to_tape_with_buffers(json, &mut buffers).map_err(|e| match e.error() {
                 ErrorType::DepthLimitExceeded => JsonError::TooDeep,
                 other => JsonError::Syntax {

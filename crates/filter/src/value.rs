@@ -156,6 +156,7 @@ impl PartialEq for Value {
 ///
 /// A comparison by `int as f64` would call 2^53 + 1 equal to 2^53.
 pub(super) fn double_as_int(double: f64) -> Option<i64> {
+    // 2^63, the first double above all ints. The greatest int itself is not a double.
     const BEYOND: f64 = 9_223_372_036_854_775_808.0;
     let fits = (-BEYOND..BEYOND).contains(&double) && double.trunc().to_bits() == double.to_bits();
     fits.then_some(double as i64)
@@ -170,6 +171,7 @@ fn order_int_double(int: i64, double: f64) -> Option<Ordering> {
     } else if double < -BEYOND {
         Some(Ordering::Greater)
     } else {
+        // An int as well, since the ends of the range are out of the way.
         let whole = double.trunc();
         // Where the whole numbers are equal, the fraction decides.
         Some(

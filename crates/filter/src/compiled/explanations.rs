@@ -30,6 +30,8 @@ impl Bound {
 
     /// The value of one node outside macros, compiled for this alone.
     fn value_of(&self, node: &Node, attributes: &Attributes) -> Result<Value, EvalError> {
+        // Closures give no access to their parts, so each part is compiled as an expression of its
+        // own.
         let mut compiler = Compiler::default();
         let term = compiler.term(node);
         let base = Base::new(attributes.into(), &self.params, &compiler.constants, &[]);
@@ -55,6 +57,8 @@ impl Iterator for Explanations<'_> {
         let node = *self.nodes.get(self.next)?;
         self.next += 1;
 
+        // What is shown is measured as if an evaluation had built it, within what is left for all
+        // parts.
         let shown = self
             .bound
             .base(self.attributes.into(), &[])

@@ -171,6 +171,8 @@ impl Compiler {
     pub(super) fn list(&mut self, items: &[Node], span: Span) -> Term {
         let items: Vec<Term> = items.iter().map(|item| self.term(item)).collect();
         term(move |frame| {
+            // Charged before it is built, here as everywhere: macros may ask for it thousands of
+            // times.
             let bytes = ALLOCATION + size_of::<Value>() * items.len();
             frame.base.charge(bytes, span)?;
             tally::add(bytes);

@@ -130,6 +130,8 @@ fn place_equals(place: AttributePath, fixed: Fixed, negate: bool, span: Span) ->
         Fixed::Constant(Value::String(text)) if text.len() <= FREE_TEXT => {
             test(move |frame| match place.get(frame) {
                 Some(Value::String(value)) => Tri::from((*value == text) != negate),
+                // Values of different kinds are unequal, and not an error (CEL specification,
+                // "Equality").
                 Some(_) => negate.into(),
                 None => place.lost(frame),
             })

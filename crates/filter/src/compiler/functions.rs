@@ -30,6 +30,7 @@ pub(super) fn is_arithmetic(operator: Binary) -> bool {
 
 impl Compiler {
     pub(super) fn text_test(&mut self, function: Function, operands: &[Node], span: Span) -> Test {
+        // The check has counted them. This only spares a panic.
         let [text, part] = operands else {
             return test(move |frame| no_overload(frame, span));
         };
@@ -199,6 +200,7 @@ fn size(base: &Base<'_>, value: &Value, span: Span) -> Applied {
         Value::String(text) => {
             base.charge(text.len(), span)?;
             tally::add(text.len());
+            // The size of a text is that of its code points, so it has to be walked.
             text.chars().count()
         }
         Value::List(items) => items.len(),
@@ -232,6 +234,7 @@ fn to_int(base: &Base<'_>, value: &Value, span: Span) -> Applied {
         Value::Int(_) => Ok(value.clone()),
         // CEL leaves out the least int too, which a double cannot distinguish from what is just below it.
         Value::Double(double) if *double > -BEYOND && *double < BEYOND => {
+            // Rounds towards zero, as CEL does.
             Ok(Value::Int(*double as i64))
         }
         Value::Double(_) => failed(EvalErrorKind::Conversion, span),

@@ -22,6 +22,8 @@ impl Compiler {
         let cost = body.steps();
         let range = self.term(range);
         let body = self.test(body);
+        // `exists` is `||` over all items, and `all` is `&&`: an item that decides ends it, and
+        // absorbs the errors before it.
         let decides = Tri::from(kind == Macro::Exists);
 
         if kind == Macro::ExistsOne {
@@ -68,6 +70,7 @@ impl Compiler {
     ) -> Term {
         let cost = body.steps() + condition.map_or(0, Node::steps);
         let range = self.term(range);
+        // Unlike in `exists`, an error in one item is an error of the whole.
         if kind == Macro::Filter {
             let body = self.test(body);
             return term(move |frame| {
@@ -137,6 +140,7 @@ fn walk(
             }
         }
         Value::Map(map) => {
+            // The macros of CEL walk the keys of a map, not its values.
             for key in map.keys() {
                 if !visit(&key.to_value())? {
                     break;

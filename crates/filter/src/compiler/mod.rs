@@ -83,6 +83,8 @@ impl Compiler {
                 let operand = self.test(operand);
                 test(move |frame| !operand(frame))
             }
+            // Only the branch that is taken is evaluated, so an error of the other one does not
+            // count.
             NodeKind::Conditional(condition, yes, no) => {
                 let (condition, yes, no) = (self.test(condition), self.test(yes), self.test(no));
                 test(move |frame| match condition(frame) {
