@@ -147,6 +147,7 @@ impl History for Memory {
     ) -> HistoryFuture<'a, Appended> {
         Box::pin(async move {
             self.with(|store, now| {
+                // Before the event gets an offset, since numbers have no gaps.
                 store.make_room(key.app, now)?;
                 Ok(store.append(key, retention, new, now))
             })

@@ -52,6 +52,7 @@ impl Lives {
             tables.set_number("life", u64::from(lives.now));
         }
 
+        // How this life syncs decides what its end may lose, however the next one is configured.
         let mut open = vec![u8::from(sync == DataSync::Always)];
         open.extend(boot.as_bytes());
         let meta = tables.meta.clone();

@@ -134,6 +134,7 @@ impl Disk {
     }
 
     fn push(&self, job: Job) -> Result<(), HistoryError> {
+        // Never waits, since its callers are on threads that serve clients.
         self.jobs.try_send(job).map_err(|unsent| match unsent {
             TrySendError::Full(_) => HistoryError::Behind,
             TrySendError::Disconnected(_) => HistoryError::Unavailable,

@@ -137,6 +137,7 @@ pub(super) fn encode_log(log: &Log) -> Vec<u8> {
     record.put_u64(log.used_ms);
     record.put_u32(log.generation);
 
+    // Last, as only the length of the record says whether it is there.
     if let Some(parent) = log.parent {
         record.put_u64(parent.epoch.number());
         record.put_u64(parent.offset);

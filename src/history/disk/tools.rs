@@ -53,6 +53,7 @@ pub(crate) fn check(path: &Path) -> Result<Findings, DataError> {
 
 fn look_at_all(tables: &Tables) -> Result<Findings, Fault> {
     let mut findings = Findings::default();
+    // All of them, since events name theirs by a number, and come in another order.
     let mut topics = AHashMap::new();
     for guard in tables.topics.iter() {
         let (key, record) = guard.into_inner()?;
@@ -162,6 +163,7 @@ fn dump_all(
 ) -> Result<(), Fault> {
     for guard in tables.topics.iter() {
         let (key, record) = guard.into_inner()?;
+        // A dump has what can be read. `check` says what cannot.
         let Some(log) = record::decode_log(&record) else {
             continue;
         };

@@ -102,6 +102,7 @@ impl Accounting {
         let Some(held) = log.entries.pop_front() else {
             return;
         };
+        // A reader that has seen less than this has missed an event for good.
         log.lost_to = held.entry.offset;
         if let Topic::User(_) = key.topic {
             let metrics = &self.shares[usize::from(key.app.0)].metrics;

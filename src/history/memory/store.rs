@@ -107,6 +107,7 @@ impl MemoryStore {
         };
 
         self.accounting.add(key, log, entry, retention.ttl, now);
+        // That may be the new event itself, which is delivered all the same.
         while log.entries.len() > retention.events || log.bytes > retention.bytes {
             self.accounting
                 .remove_oldest(key, log, DropReason::StoredOver);

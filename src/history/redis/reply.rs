@@ -83,6 +83,7 @@ pub(super) fn run(answer: Value) -> Result<AppendedRun, HistoryError> {
         return Ok(AppendedRun { ended, after });
     }
 
+    // The long one is a head as other scripts give it, but not in a list of its own.
     let mut reply = Reply::new(Value::Array(vec![Value::Array(parts)]))?;
     let ended = Ended::Full(reply.head()?.ok_or_else(malformed)?);
     Ok(AppendedRun { ended, after })
@@ -103,6 +104,7 @@ fn array(value: Option<Value>) -> Result<vec::IntoIter<Value>, HistoryError> {
 fn number(value: Option<Value>) -> Result<u64, HistoryError> {
     let number = match value {
         Some(Value::Int(number)) => u64::try_from(number).ok(),
+        // What a script has computed is a number, and what it has read from a hash a text.
         Some(Value::BulkString(digits)) => str::from_utf8(&digits)
             .ok()
             .and_then(|text| text.parse().ok()),
@@ -131,6 +133,7 @@ impl Reply {
 
         let mut parts = array(Some(head))?;
         let epoch = match parts.next() {
+            // Lua's `false` is nil in RESP2, and a boolean in RESP3.
             Some(Value::Nil | Value::Boolean(false)) => None,
             epoch => Some(Epoch::from_bytes(
                 bytes(epoch)?.try_into().map_err(|_| malformed())?,
@@ -204,6 +207,7 @@ impl Withheld {
 
 /// The offset in an id of a stream.
 fn offset(id: &[u8]) -> Result<u64, HistoryError> {
+    // An id of a stream is two numbers with a hyphen. The scripts use only the first.
     let digits = id.split(|byte| *byte == b'-').next().unwrap_or_default();
     str::from_utf8(digits)
         .ok()

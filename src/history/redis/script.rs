@@ -8,6 +8,7 @@ macro_rules! scripts {
     ($($name:ident $($file:literal)*;)*) => {
         $(
             static $name: LazyLock<Script> = LazyLock::new(|| {
+                // Redis runs each script for itself, so what they share is a part of each text.
                 Script::new(concat!(include_str!("base.lua"), $(include_str!($file)),*))
             });
         )*

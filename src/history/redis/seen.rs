@@ -34,6 +34,8 @@ impl Seen {
                 known.born < mark.born
             }
         });
+        // Not one step with the look above. An older mark that wins this race costs as little as
+        // one that is lost.
         if is_news {
             self.0.insert(key.clone(), mark);
         }
