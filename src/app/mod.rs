@@ -64,6 +64,7 @@ impl Apps {
     }
 
     pub(crate) fn get(&self, app: AppId) -> &App {
+        // Ids are numbered by the order of `all`, and others come from `id_of`, so each has an app.
         &self.all[usize::from(app.0)]
     }
 

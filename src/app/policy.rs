@@ -153,6 +153,8 @@ impl ClientKeys {
 
     /// The app that `key` names, and the place of its policy there.
     pub(crate) fn find(&self, key: &str) -> Option<(AppId, usize)> {
+        // A client key is public, as part of each page that uses it. So it is not compared in
+        // constant time, as secrets are.
         self.0.get(key).copied()
     }
 }

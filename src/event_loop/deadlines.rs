@@ -64,6 +64,7 @@ impl Deadlines {
             return None;
         }
         self.heap.pop();
+        // Its connection may have gone since, which the generation in `at` shows to the caller.
         Some((at, due))
     }
 }

@@ -62,6 +62,7 @@ impl Worker {
         loop {
             self.0.wake.notified().await;
             let mut slice = TimeSlice::begin();
+            // Taken out before it is called: what it drops may add to the queue.
             while let Some(last) = self.0.next() {
                 last();
                 slice.rest().await;

@@ -71,6 +71,7 @@ impl Pages {
         let Some(file) = self.file.as_ref().filter(|_| self.held > 0) else {
             return Ok(0);
         };
+        // With an offset of its own, since the position of the file is shared by all that send it.
         match sendfile(socket, file, Some(&mut 0), self.held) {
             Ok(taken) => Ok(taken),
             // Left to `send`: a socket that refuses, and a system that has no such call for it.

@@ -33,6 +33,7 @@ impl EventLoop {
             for &at in &found {
                 visit(at);
             }
+            // Only a full page has a next one.
             next = found.get(SCAN_CHUNK - 1).map(|last| last.slot + 1);
             slice.rest().await;
         }
