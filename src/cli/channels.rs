@@ -130,6 +130,8 @@ impl Members {
     /// As [`Channels::run`].
     pub(super) async fn run(self, variables: &Variables) -> Result<(), Failure> {
         let list = List {
+            // Encoded, whatever was typed: the server is to refuse a wrong name, and not to take a
+            // part of it for another path.
             path: &format!("/v1/channels/{}/members", encoded(&self.channel)),
             query: Vec::new(),
             cursor: "cursor",
@@ -162,6 +164,7 @@ impl History {
                 .map(|after| ("after", after.to_string()))
                 .into_iter()
                 .collect(),
+            // Its pages go on after an offset. Other lists have a cursor.
             cursor: "after",
             items: "events",
             heads: &["OFFSET", "TIME", "EVENT", "FROM", "DATA"],

@@ -85,6 +85,7 @@ fn check(Directory { path }: &Directory) -> Result<(), Failure> {
         findings.facts
     ))?;
 
+    // The counts were printed all the same. Problems go to stderr, and make the exit code 1.
     if findings.problems.is_empty() {
         return Ok(());
     }

@@ -20,6 +20,7 @@ pub(super) struct EventArgs {
     /// The event's name
     event: String,
     /// JSON, or - to read it from stdin [default: null]
+    // A negative number is JSON too.
     #[arg(value_parser = json::data, allow_hyphen_values = true)]
     data: Option<Data>,
     /// Send this text as the data: a JSON string without writing its quotes

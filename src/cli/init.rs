@@ -38,6 +38,7 @@ impl Example {
     /// Its files with their texts.
     fn files(self) -> &'static [(&'static str, &'static str)] {
         match self {
+            // In the program itself, so that they need no download and fit its version.
             Self::Chat => &[
                 ("README.md", include_str!("../../examples/chat/README.md")),
                 ("chat.js", include_str!("../../examples/chat/chat.js")),

@@ -54,6 +54,7 @@ pub(super) fn object(text: &str) -> Result<Json, String> {
         Ok(_) => {
             Err("it must be a JSON object, such as '{\"email\":\"ann@example.com\"}'".to_owned())
         }
+        // Written as `--param` takes it, so the object that was meant is known.
         Err(error) => match text.split_once('=') {
             Some((name, value)) if !text.starts_with('{') => {
                 let object = serde_json::json!({ name: value }).to_string();

@@ -48,6 +48,7 @@ impl Man {
     /// An unknown command, or a closed stdout.
     pub(super) fn run(&self) -> Result<(), Failure> {
         let mut command = Cli::command();
+        // Only after this the commands have the flags that all of them share, such as `--help`.
         command.build();
         if let Some(name) = &self.command {
             let known: Vec<_> = command.get_subcommands().collect();

@@ -54,6 +54,7 @@ pub(super) struct List<'a> {
 /// A page of any list.
 #[derive(Deserialize)]
 struct Page {
+    // Each list has its items under a name of its own.
     #[serde(
         alias = "connections",
         alias = "channels",
@@ -161,6 +162,7 @@ async fn walk(
         }
 
         left = left.saturating_sub(page.items.len() as u64);
+        // A number in a history, a text elsewhere.
         cursor = page.cursor.map(|cursor| match cursor {
             Value::String(text) => text,
             other => other.to_string(),

@@ -119,6 +119,7 @@ impl std::error::Error for Refusal {}
 impl Refusal {
     /// The param that a filter uses and that was not given.
     fn unbound_param(&self) -> Option<&str> {
+        // The document has the name only in its text for people.
         let (_, rest) = self.detail.split_once("params.")?;
         let name = rest
             .split(|char: char| !char.is_alphanumeric() && char != '_')
@@ -364,6 +365,7 @@ impl Remote {
 
 /// What TLS itself refused, if it was TLS.
 fn tls_error(error: &io::Error) -> Option<&rustls::Error> {
+    // tokio-rustls has it inside of an `io::Error`.
     error.get_ref()?.downcast_ref()
 }
 

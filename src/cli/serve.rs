@@ -196,6 +196,7 @@ fn welcome(config: &Config, server: &Server) -> String {
         format!(" --url {url}")
     };
 
+    // What is shown must work as it is, and without tokens there are no users.
     let (who, filter, whom) = if config
         .apps
         .values()
@@ -232,6 +233,7 @@ fn can_sign(config: &Config, app: &AppConfig) -> bool {
     let has_secret = app
         .tokens
         .iter()
+        // A public key verifies tokens, and signs none.
         .any(|key| matches!(key.key, KeyMaterial::Secret(_)));
     config.client_auth(app) != config::ClientAuth::Off
         && (has_secret || config.has_ephemeral_secret(app))

@@ -51,6 +51,7 @@ pub(super) struct TargetArgs {
 impl TargetArgs {
     /// Whether nothing narrows the target to less than everyone.
     pub(super) fn is_everyone(&self) -> bool {
+        // Exceptions do not count: they leave out a few, and mean everyone else.
         self.filter.filter.is_none() && self.to().is_none()
     }
 

@@ -54,6 +54,7 @@ pub(super) struct Token {
 
 fn duration(text: &str) -> Result<Duration, String> {
     match limits::duration::parse(text)? {
+        // Tokens count whole seconds.
         duration if duration.as_secs() > 0 => Ok(duration),
         _ => Err("it must be at least 1s".to_owned()),
     }

@@ -90,6 +90,7 @@ impl Listen {
         let mut signals = Signals::new().map_err(Failure::Runtime)?;
         let remote = Remote::new(self.remote, variables)?;
         let identity = match (self.user, self.token.or_else(|| variables.token.clone())) {
+            // A flag wins over a variable. `--user` and `--token` together were refused already.
             (Some(name), _) => Identity::User {
                 name,
                 claims: self.claims,
@@ -194,6 +195,7 @@ impl Client {
 
     /// What an end means for the next attempt.
     fn after(&self, ended: &Ended) -> Result<Next, Failure> {
+        // Each of its connections has a new token, so one that has expired does not end it.
         let refreshes = matches!(self.identity, Identity::User { .. });
         let reconnect_in = ended.bye.map(Duration::from_millis);
         retry::after(ended.code, refreshes, reconnect_in).ok_or_else(|| Failure::Closed {
@@ -218,6 +220,7 @@ impl Client {
 fn is_final(error: &RequestError) -> bool {
     match error {
         RequestError::Refused(refusal) => {
+            // A timeout and a rate limit are over some time later.
             (400..500).contains(&refusal.status) && ![408, 429].contains(&refusal.status)
         }
         _ => false,
