@@ -63,6 +63,7 @@ impl AppConfig {
 }
 
 fn a_size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<usize>, D::Error> {
+    // serde calls this for a key that is there. One that is not has the default of the struct.
     limits::size::deserialize(deserializer).map(Some)
 }
 

@@ -254,6 +254,7 @@ fn apply_to_default_app(
 
     if let Some(secret) = args.token_secret {
         let key = KeyMaterial::Secret(secret);
+        // In place of the keys of a lower layer, as with every list.
         app.get_or_insert_default().tokens = vec![TokenKeyConfig {
             kid: None,
             alg: TokenAlgorithm::HS256,
@@ -383,6 +384,7 @@ fn apply_redis(
             Ok(url) => {
                 let redis = redis.get_or_insert_default();
                 redis.url = url;
+                // The file of a lower layer would count as a second address.
                 redis.url_file = None;
             }
             Err(error) => {
@@ -446,6 +448,7 @@ fn set_list<T>(setting: &mut Vec<T>, values: Vec<T>) {
 fn api_keys(keys: &[Secret], prefix: &str, problems: &mut Vec<Problem>) -> Vec<ApiKeyConfig> {
     let mut configured = Vec::new();
     for (n, key) in keys.iter().enumerate() {
+        // Flags give keys no names, and logs and metrics need some.
         match ApiKeyConfig::from_plain(&format!("key-{}", n + 1), key, Scopes::ALL) {
             Ok(key) => configured.push(key),
             Err(error) => {

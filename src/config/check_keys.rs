@@ -23,6 +23,7 @@ impl Config {
             ));
         }
 
+        // On loopback a secret is made up at the start, if there is no other key.
         if self.is_loopback() || app.has_token_keys() {
             return;
         }
@@ -90,6 +91,7 @@ impl Config {
                 );
             }
 
+            // With those before it only, so that two that are the same are one problem.
             for (other_app, _, other) in &keys[..n] {
                 // Keys whose files could not be read are not the same.
                 if key.hash == other.hash && key.hash != KeyHash::NONE {

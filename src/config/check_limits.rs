@@ -261,6 +261,7 @@ fn check_counts(limits: &Limits, problems: &mut Problems) {
         (
             "bulk_publications",
             limits.bulk_publications,
+            // Admission counts each of these as many units.
             most / ADMITTED_UNIT,
         ),
         (

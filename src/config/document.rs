@@ -305,6 +305,7 @@ fn take_item(items: &mut DeArray<'_>, span: &Range<usize>) -> Option<Taken> {
 
     let at = items.iter().position(|item| item.span() == *span)?;
     let taken = Taken::of("", span.start, &items[at]);
+    // Built again without it, as a `DeArray` gives out no single item.
     let rest = items.iter().enumerate().filter(|(n, _)| *n != at);
     *items = rest.map(|(_, item)| item.clone()).collect();
 
@@ -359,6 +360,7 @@ fn path_of_line(text: &str, line: usize) -> String {
     } else {
         let before = &text[..line_range(text, line).start];
         let table = before.lines().rev().find(|line| is_header(line)).map(head);
+        // Such a line may be written as in YAML.
         let key = own.split(['=', ':', ' ']).next().unwrap_or_default().trim();
         match table {
             _ if key.is_empty() => String::new(),

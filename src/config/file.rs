@@ -41,6 +41,7 @@ pub(super) fn read_keys(config: &mut Config, folder: Option<&Path>, problems: &m
     if let Some(data) = &mut config.data
         && !data.dir.as_os_str().is_empty()
     {
+        // Beside the file that names it, as all relative paths are.
         data.dir = place(&data.dir);
     }
 
@@ -87,6 +88,7 @@ fn read_redis_secrets(
 
     if let Some(path) = redis.url_file.take() {
         let setting = "redis.url_file";
+        // A URL that nobody has set has no servers.
         if !redis.url.servers.is_empty() {
             problems.push(both("redis.url", setting));
         } else if let Some(text) = read_secret(setting, &place(&path), problems) {

@@ -109,6 +109,7 @@ fn is_this_machine(host: &str) -> bool {
     host.eq_ignore_ascii_case("localhost")
         || bare(host)
             .parse::<IpAddr>()
+            // `::ffff:127.0.0.1` is this machine as well.
             .is_ok_and(|ip| ip.to_canonical().is_loopback())
 }
 

@@ -200,6 +200,7 @@ impl Loaded {
             }
         }
 
+        // In the order of lines, since people go through the file once.
         in_file.sort_by_key(|(line, _)| *line);
         let in_file = in_file.into_iter().map(|(_, problem)| problem);
         self.problems.extend(in_file.chain(others));
@@ -224,6 +225,7 @@ impl Loaded {
         let of_default = format!("app \"{DEFAULT_APP}\"");
         for problem in &mut self.problems {
             if let Problem::Rule(message) = problem
+                // Rules name their app first. Nothing else says whose problem it is.
                 && message.starts_with(&of_default)
             {
                 *message = format!("{message} ({adds})");
@@ -361,6 +363,7 @@ impl Config {
             config.listen_on_port(&port, &mut problems);
         }
 
+        // A rule about a setting that could not be read says nothing for certain.
         left_out.extend(problems.iter().map(left_out_by));
 
         let layers = [(args, "--"), (&variables, "FANFARE_")];

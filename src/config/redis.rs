@@ -210,6 +210,7 @@ impl FromStr for RedisUrl {
                 }
                 Some((of, _)) => return Err(BadRedisUrl::Schemes(shown(scheme), shown(of))),
                 None if n == 0 => return Err(BadRedisUrl::NoScheme),
+                // Only the first address has to have a scheme.
                 None => part,
             };
 
@@ -223,6 +224,7 @@ impl FromStr for RedisUrl {
                 return Err(BadRedisUrl::Encoding);
             }
 
+            // A list has its path at the end, but each address may repeat it.
             path = if of.is_empty() { path } else { of };
             // The last one: many write a password with an "@" in it as it is.
             let host = match authority.rsplit_once('@') {

@@ -134,6 +134,7 @@ fn report_server(running: &Config, new: &Config, report: &mut ReloadReport) {
 
     if new.redis != running.redis {
         let shown = |redis: &Option<RedisConfig>| {
+            // Its text has no password, and the certificates are left out as well.
             or_none(redis.as_ref().map(|redis| redis.url.to_string()))
         };
         report.fixed("redis", &shown(&running.redis), &shown(&new.redis));
@@ -215,6 +216,7 @@ fn merge_apps(
         let app = if let Some(new) = new.remove(name) {
             merge_app(name, app, new, report)
         } else {
+            // It has connections, and the ids of the apps after it follow from its place.
             report.needs_restart.push(format!(
                 "apps.{name}: removed; until then its keys stay good"
             ));
@@ -318,6 +320,7 @@ fn report_app(name: &str, running: &AppConfig, new: &AppConfig, report: &mut Rel
         ));
     }
 
+    // These keys need no names, so only how many there are is said.
     if new.tokens != running.tokens {
         report.live(
             &place("tokens"),
@@ -378,6 +381,7 @@ fn difference<K: PartialEq>(old: &Named<'_, K>, new: &Named<'_, K>) -> String {
     let changed = changed.map(|(name, _)| format!("\"{name}\" changed"));
     let all: Vec<String> = added.chain(removed).chain(changed).collect();
 
+    // The lists differ, although they have the same keys.
     if all.is_empty() {
         "in another order".to_owned()
     } else {

@@ -7,6 +7,7 @@ use serde::Deserialize;
 /// One kind of call that an API key may make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
+// Each is a bit, since a set of them is one byte.
 #[repr(u8)]
 pub enum Scope {
     /// Emit, publish, send, broadcast, dispatch, batch.
