@@ -87,6 +87,8 @@ impl Ages {
             at
         };
 
+        // At the end of its class, which is in the order of ages only because `now` never goes
+        // back.
         match previous {
             NONE => self.classes[class].first = at,
             previous => self.nodes[previous as usize].next = at,
