@@ -383,6 +383,7 @@ impl Users {
         };
         self.changes += 1;
         here.change = self.changes;
+        // It may end before it is let in.
         here.coming.retain(|coming| coming.id != id);
         here.connections -= 1;
         let is_last = here.connections == 0;

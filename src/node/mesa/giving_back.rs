@@ -204,6 +204,7 @@ impl Mesa {
                     mesa.giving_back.finish();
                     self.lost(app, full, "as much is stored for a user as may be");
                 }
+                // The batch stays as it is, and goes again under the same number.
                 Some(Err(error)) => {
                     tracing::debug!(%error, "messages that are to be stored again wait for Redis");
                     let since = mesa.giving_back.queue.lock().since();

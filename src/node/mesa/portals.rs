@@ -91,6 +91,7 @@ impl Portals {
     /// Knows just `ids`, as far as they can be some.
     fn replace(&mut self, ids: Vec<String>) {
         let ids = ids.into_iter().filter(|id| is_id(id));
+        // `next` may point past them now. `choose` puts that right.
         self.ids = ids.take(MESA_PORTALS).collect();
     }
 

@@ -53,6 +53,7 @@ impl Parser {
                     below,
                 )?;
             } else if self.sees("{") {
+                // In CEL a name before a brace begins a message, such as `Type{field: 1}`.
                 let message = "messages are left out; a map is written {\"key\": value}";
                 return Err(FilterError::new(
                     FilterErrorKind::Unsupported,
@@ -229,6 +230,7 @@ impl Parser {
 
         let mut arguments = self.items(")")?;
         let whole = span.to(self.previous_span());
+        // A macro of CEL: what it is given is not evaluated, so it has to be written as a member.
         if name == "has" && arguments.len() == 1 {
             let Some(Expr {
                 kind: ExprKind::Select { from, key },

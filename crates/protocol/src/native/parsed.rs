@@ -286,6 +286,7 @@ impl<'a> ParsedFrame<'a> {
             PING => Some(Self::Ping(payload)),
             PONG => Some(Self::PongFrame(payload)),
             CLOSE => {
+                // A body is empty, or begins with a code (RFC 6455, section 5.5.1).
                 let code = payload
                     .first_chunk()
                     .map(|code: &[u8; 2]| u16::from_be_bytes(*code));

@@ -200,6 +200,7 @@ pub fn joined(channel: &str, position: Option<&Position>) -> Frame {
 /// Says to a member of `channel` that its history goes on from `position` in another epoch; whether that is all that
 /// comes after what the member has.
 pub fn goes_on(channel: &str, position: &Position, recovered: bool) -> Frame {
+    // `joined` once more: a client that is in the channel takes it as its new position.
     let (epoch, offset) = parts(Some(position));
     frame(&Reply::Joined {
         channel,

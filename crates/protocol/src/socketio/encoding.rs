@@ -123,6 +123,7 @@ impl SocketIo {
 
     /// The first namespace that the client is in.
     fn first(&self) -> usize {
+        // While a client waits, only the bit of the namespace that it wants is set.
         self.inside.trailing_zeros() as usize
     }
 
