@@ -196,7 +196,7 @@ fn welcome(config: &Config, server: &Server) -> String {
         format!(" --url {url}")
     };
 
-    // What is shown must work as it is, and without tokens there are no users.
+    // These examples must work as they are, and without tokens there are no users.
     let (who, filter, whom) = if config
         .apps
         .values()

@@ -104,7 +104,7 @@ fn array(value: Option<Value>) -> Result<vec::IntoIter<Value>, HistoryError> {
 fn number(value: Option<Value>) -> Result<u64, HistoryError> {
     let number = match value {
         Some(Value::Int(number)) => u64::try_from(number).ok(),
-        // What a script has computed is a number, and what it has read from a hash a text.
+        // Scripts return what they have computed as a number, and what a hash has as a text.
         Some(Value::BulkString(digits)) => str::from_utf8(&digits)
             .ok()
             .and_then(|text| text.parse().ok()),

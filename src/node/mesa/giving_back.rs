@@ -168,7 +168,7 @@ impl GivingBack {
 
     /// Waits until nothing is left of what is in the queue now.
     async fn finished(&self) {
-        // What comes later is not waited for: on a busy node that would not end.
+        // It does not wait for messages that come later: on a busy node that would not end.
         let came = self.queue.lock().came;
         let mut done = self.done.subscribe();
         // The sender is in `self`.

@@ -79,8 +79,8 @@ scripts! {
     /// A user comes to a node, and gets what is stored. It is set aside until its client has confirmed it.
     ///
     /// KEYS: the connected, what is stored, the nodes, what is set aside, the node's users, the known.
-    /// ARGV: user, node, `take`, `drop` or `leave`, the field of what is set aside, what distinguishes this stay from others, and 1 if the
-    /// connected are to be those who are.
+    /// ARGV: user, node, `take`, `drop` or `leave`, the field of what is set aside, what distinguishes this stay from others, and
+    /// 1 if the connected are to be those who are.
     ENTER = r"
 local connected, undelivered, nodes, aside, mine, known = unpack(KEYS)
 local user, node, mode, field, stay, exact = unpack(ARGV)
@@ -141,8 +141,8 @@ return 1
     /// KEYS: the connected, what is stored, the nodes, what has gone to nodes, which node decides.
     /// ARGV: the node, prefix of the nodes' users, prefix of those who have just gone, the channel, the head of the publication, the
     /// message, the list to be stored or nothing, 1 if only messages are to be stored whose dispatcher found the user connected,
-    /// most bytes, for how many milliseconds that is held, and the users. Returns for how many there was no room, or -1 if another node
-    /// decides.
+    /// most bytes, for how many milliseconds that is held, and the users. Returns for how many there was no room, or -1 if another
+    /// node decides.
     SETTLE = r"
 local connected, undelivered, nodes, sent, lead = unpack(KEYS)
 local node, prefix, gone, channel, head, message, list, exact, most, period = unpack(ARGV, 1, 10)

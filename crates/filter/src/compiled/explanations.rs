@@ -57,8 +57,8 @@ impl Iterator for Explanations<'_> {
         let node = *self.nodes.get(self.next)?;
         self.next += 1;
 
-        // What is shown is measured as if an evaluation had built it, within what is left for all
-        // parts.
+        // A value that is shown is measured as if an evaluation had built it, within what is left for
+        // all parts.
         let shown = self
             .bound
             .base(self.attributes.into(), &[])
