@@ -411,9 +411,9 @@ impl Users {
         };
 
         for coming in &mut here.coming {
-            // Also those of a message for which there is no room: what follows it has no room
-            // either, so the order stays. All of these are stored, and connections that have the
-            // first get it twice.
+            // Also those of a message for which there is no room: what follows it has no room either,
+            // so the order stays. Such a message is stored, and connections that hold it already get
+            // it twice.
             coming.bytes += message.frame.len();
             if coming.bytes > MESA_COMING_BYTES {
                 return Capture::NoRoom;
