@@ -319,10 +319,14 @@ impl Server {
         &self,
         call: impl Future<Output = Result<T, EmitError>> + Send + 'static,
     ) -> Result<T, EmitError> {
-        self.inner
-            .handle
-            .spawn(call)
-            .await
-            .unwrap_or(Err(EmitError::Stopped))
+        let called = self.inner.handle.spawn(call).await;
+        called.unwrap_or_else(|ended| {
+            // A task that did not panic was cancelled, as all are when the threads end.
+            Err(if ended.is_panic() {
+                NodeError::Failed.into()
+            } else {
+                EmitError::Stopped
+            })
+        })
     }
 }

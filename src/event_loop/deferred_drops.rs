@@ -37,7 +37,7 @@ pub(super) struct DeferredDrops(Rc<Queue>);
 
 impl fmt::Debug for DeferredDrops {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Leaving")
+        f.debug_tuple("DeferredDrops")
             .field(&self.0.waiting.borrow().len())
             .finish()
     }
