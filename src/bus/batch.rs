@@ -275,11 +275,11 @@ mod tests {
     }
 
     fn items(of: &[(u16, &str)]) -> Vec<QueuedCommand> {
-        let queue = CommandQueue::new(
+        let queue = Arc::new(CommandQueue::new(
             Address::new("h", 1),
             &Limits::default(),
             Arc::new(Metrics::new()),
-        );
+        ));
         queue.open();
         for (n, (partition, run)) in of.iter().enumerate() {
             let payload = if run.is_empty() {

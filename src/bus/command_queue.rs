@@ -1,6 +1,11 @@
 //! What goes to one Redis server: a queue that anyone may append to, in the order of the calls.
 
-use std::{cell::Cell, collections::VecDeque, sync::Arc};
+use std::{
+    cell::Cell,
+    collections::VecDeque,
+    sync::Arc,
+    thread::{self, ThreadId},
+};
 
 use parking_lot::Mutex;
 use redis::{Cmd, Script, Value};
@@ -68,7 +73,7 @@ pub(super) struct CommandQueue {
     pub(super) address: Address,
     state: Mutex<State>,
     /// Wakes the publisher when the queue is no longer empty.
-    pub(super) wake: Arc<Notify>,
+    pub(super) wake: Notify,
     /// Wakes the subscriber of this server when canaries can fly.
     pub(super) opened: Notify,
     /// Asks the publisher to look again which server it talks to.
@@ -86,6 +91,34 @@ struct State {
     bytes: usize,
     /// Items that were taken out and have no answer.
     under_way: usize,
+    /// The thread that has yet to wake the publisher, when it has run its other tasks.
+    wake_owed_by: Option<ThreadId>,
+}
+
+/// How the publisher learns of an item that was queued.
+enum WakeUp {
+    /// It is awake, or about to be.
+    Unneeded,
+    Now,
+    /// By a task of this runtime.
+    Later(Handle),
+}
+
+impl State {
+    /// How the publisher learns of the item that was just queued. It takes all that waits, so only the first has to wake it.
+    fn wake_up(&mut self) -> WakeUp {
+        if self.items.len() == 1 {
+            let runtime = runtime_that_sends_together();
+            self.wake_owed_by = runtime.is_some().then(|| thread::current().id());
+            return runtime.map_or(WakeUp::Now, WakeUp::Later);
+        }
+
+        // Nobody else waits for a thread that may be busy for long, or hang.
+        let owed_by_another = self
+            .wake_owed_by
+            .take_if(|by| *by != thread::current().id());
+        owed_by_another.map_or(WakeUp::Unneeded, |_| WakeUp::Now)
+    }
 }
 
 /// Items whose calls are further apart than this part of the deadline go in pipelines of their own, since a pipeline
@@ -104,9 +137,10 @@ impl CommandQueue {
                 items: VecDeque::new(),
                 bytes: 0,
                 under_way: 0,
+                wake_owed_by: None,
             }),
 
-            wake: Arc::default(),
+            wake: Notify::new(),
             opened: Notify::new(),
             recheck: Notify::new(),
             timeout: limits.redis_timeout,
@@ -122,14 +156,14 @@ impl CommandQueue {
     /// # Errors
     /// [`BusError::Away`] and [`BusError::Full`]; nothing is sent then.
     pub(super) fn send(
-        &self,
+        self: &Arc<Self>,
         payload: Payload,
         bytes: usize,
         script: Option<ScriptAt>,
     ) -> Result<oneshot::Receiver<CommandResult>, BusError> {
         let (answer, receiver) = oneshot::channel();
         let deadline = Instant::now() + self.timeout;
-        let was_empty = {
+        let wake_up = {
             let mut state = self.state.lock();
             if let Some(reason) = &state.away {
                 let error = BusError::Away {
@@ -154,12 +188,20 @@ impl CommandQueue {
                 answer,
             });
 
-            state.items.len() == 1
+            state.wake_up()
         };
 
-        // The publisher takes all that waits, so only the first has to wake it.
-        if was_empty {
-            wake_soon(WakeUp(self.wake.clone()));
+        match wake_up {
+            WakeUp::Unneeded => {}
+            WakeUp::Now => self.wake.notify_one(),
+            WakeUp::Later(runtime) => {
+                let owed = OwedWakeUp {
+                    queue: self.clone(),
+                    by: thread::current().id(),
+                };
+                // A runtime that ends drops the task, which wakes as well.
+                runtime.spawn(async move { drop(owed) });
+            }
         }
         Ok(receiver)
     }
@@ -235,6 +277,8 @@ impl CommandQueue {
     pub(super) fn take(&self, now: Instant, earlier: Earlier) -> Option<Vec<QueuedCommand>> {
         self.expire(now);
         let mut state = self.state.lock();
+        // The publisher is awake, and looks for more before it sleeps.
+        state.wake_owed_by = None;
         let was_put_back = state.items.front().is_some_and(|item| item.again);
         if was_put_back && earlier == Earlier::MayBeUnderWay {
             return None;
@@ -325,12 +369,21 @@ impl CommandQueue {
     }
 }
 
-/// Wakes the publisher when it is dropped.
-struct WakeUp(Arc<Notify>);
+/// Wakes the publisher when it is dropped, unless that was done in the meantime.
+struct OwedWakeUp {
+    queue: Arc<CommandQueue>,
+    by: ThreadId,
+}
 
-impl Drop for WakeUp {
+impl Drop for OwedWakeUp {
     fn drop(&mut self) {
-        self.0.notify_one();
+        let owed = {
+            let mut state = self.queue.state.lock();
+            state.wake_owed_by.take_if(|by| *by == self.by)
+        };
+        if owed.is_some() {
+            self.queue.wake.notify_one();
+        }
     }
 }
 
@@ -343,15 +396,11 @@ pub(crate) fn send_together_from_this_thread() {
     SENDS_TOGETHER.set(true);
 }
 
-/// Wakes the publisher: on a thread of the server after the other tasks that are due there. What these send goes in the same
-/// pipeline. To wake another thread, and a pipeline, cost more than a command.
-fn wake_soon(wake_up: WakeUp) {
-    if SENDS_TOGETHER.get()
-        && let Ok(runtime) = Handle::try_current()
-    {
-        // A runtime that ends drops the task, which wakes as well.
-        runtime.spawn(async move { drop(wake_up) });
-    }
+/// The runtime of a thread of the server. It wakes a publisher after the other tasks that are due there, and what these send goes
+/// in the same pipeline. To wake another thread, and a pipeline, cost more than a command.
+fn runtime_that_sends_together() -> Option<Handle> {
+    let runtime = || Handle::try_current().ok();
+    SENDS_TOGETHER.get().then(runtime).flatten()
 }
 
 #[cfg(test)]
@@ -363,8 +412,9 @@ mod tests {
 
     use super::*;
 
-    fn queue(limits: &Limits) -> CommandQueue {
-        CommandQueue::new(Address::new("h", 1), limits, Arc::new(Metrics::new()))
+    fn queue(limits: &Limits) -> Arc<CommandQueue> {
+        let metrics = Arc::new(Metrics::new());
+        Arc::new(CommandQueue::new(Address::new("h", 1), limits, metrics))
     }
 
     fn command(text: &str) -> Payload {
@@ -419,6 +469,31 @@ mod tests {
         assert!(!is_woken(&queue), "others may send more");
         tokio::task::yield_now().await;
         assert!(is_woken(&queue));
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_for_a_thread_that_sent_before() {
+        let queue = queue(&Limits::default());
+        queue.open();
+        send_together_from_this_thread();
+        drop(queue.send(command("A"), 1, None));
+        drop(queue.send(command("B"), 1, None));
+        assert!(!is_woken(&queue), "this thread may send more");
+
+        // This thread hangs, and others send.
+        let send = |text| {
+            thread::scope(|scope| {
+                scope.spawn(|| drop(queue.send(command(text), 1, None)));
+            });
+        };
+        send("C");
+        assert!(is_woken(&queue));
+        send("D");
+        assert!(!is_woken(&queue), "it is awake already");
+
+        queue.take(Instant::now(), Earlier::HaveEnded);
+        tokio::task::yield_now().await;
+        assert!(!is_woken(&queue), "nothing was sent after it was woken");
     }
 
     #[test]
