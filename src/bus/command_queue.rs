@@ -238,6 +238,12 @@ impl CommandQueue {
         self.recheck.notify_one();
     }
 
+    /// Whether more than half of the room is taken.
+    pub(super) fn is_crowded(&self) -> bool {
+        let state = self.state.lock();
+        state.items.len() > self.commands / 2 || state.bytes > self.bytes / 2
+    }
+
     /// When the oldest item that waits has to be answered.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         self.state.lock().items.front().map(|item| item.deadline)
@@ -518,7 +524,9 @@ mod tests {
         };
         let queue = queue(&limits);
         queue.open();
+        assert!(!queue.is_crowded());
         let _first = queue.send(command("A"), 60, None).unwrap();
+        assert!(queue.is_crowded());
         assert!(matches!(
             queue.send(command("B"), 60, None),
             Err(BusError::Full)

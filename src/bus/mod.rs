@@ -452,6 +452,14 @@ impl Bus {
         !self.cx.names.is_tagged()
     }
 
+    /// Whether more than half of the room is taken for what waits to be sent to the server of `home`. What can wait should then leave
+    /// the rest to others.
+    pub(crate) fn is_crowded(&self, home: &Topic) -> bool {
+        let partition = usize::from(self.cx.names.partition(home));
+        let queue = &self.cx.routes.read()[partition];
+        queue.as_ref().is_some_and(|queue| queue.is_crowded())
+    }
+
     /// The register of what this node needs.
     pub(crate) fn interest(&self) -> &Arc<Interest> {
         &self.cx.interest

@@ -178,6 +178,13 @@ impl Node {
         cluster.is_none_or(|cluster| cluster.sender.has_one_server())
     }
 
+    /// Whether so many messages wait to be sent to the other nodes that those of others may find no room, if
+    /// [`Node::sends_in_order`].
+    pub(crate) fn sends_are_crowded(&self) -> bool {
+        let cluster = self.cluster.as_ref();
+        cluster.is_some_and(|cluster| cluster.sender.is_crowded())
+    }
+
     async fn admit(&self, prepared: Prepared) -> Result<Admitted, NodeError> {
         let reach = self.hub.reach(&prepared.selection);
         let scan_permit = self

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::{
     cluster::{Cluster, Node, event, nothing_more},
     support::Client,
-    waiting::patient,
+    waiting::{patient, patient_with},
 };
 
 /// Items that are on their way to Redis at the same time.
@@ -57,6 +57,46 @@ fn items_that_are_not_stored_do_not_wait_for_redis_one_after_another() {
         (0..ITEMS).for_each(|n| assert_eq!(event(&mut far)["data"], n));
         assert_eq!(batch.join().unwrap().len(), ITEMS);
     });
+    nothing_more(&cluster[0], &mut [far, near]);
+}
+
+#[test]
+fn batches_leave_room_in_the_queue_while_redis_is_slow() {
+    // As many as there are pipelines under way, after which commands wait in the queue.
+    const SINGLE: usize = 8;
+    const BATCHES: usize = 4;
+    const ITEMS: usize = 25;
+    let (proxy, cluster) = patient_with(Duration::from_secs(30), |settings| {
+        settings.with("FANFARE_LIMIT_BUS_QUEUE_BYTES", "300KiB")
+    });
+    let [mut far, mut near] = members(&cluster, "lobby");
+
+    let item = json!({"call": "send", "channel": "lobby", "event": "e", "data": "x".repeat(4096)});
+    let batch = json!({"items": vec![item; ITEMS]});
+    proxy.freeze_scripts();
+    thread::scope(|scope| {
+        for n in 0..SINGLE {
+            let node = &cluster[1];
+            scope.spawn(move || results(node, &items("lobby", 1)));
+            assert_eq!(event(&mut near)["event"], "e", "{n}");
+            thread::sleep(Duration::from_millis(20));
+        }
+
+        // All of them together would take more than there is.
+        let batches = [(); BATCHES].map(|()| scope.spawn(|| results(&cluster[1], &batch)));
+        thread::sleep(Duration::from_millis(500));
+        let early = near.pending().len();
+        assert!((30..BATCHES * ITEMS).contains(&early), "{early}");
+
+        proxy.thaw();
+        for batch in batches {
+            assert_eq!(batch.join().unwrap().len(), ITEMS);
+        }
+        (early..BATCHES * ITEMS).for_each(|_| assert_eq!(event(&mut near)["event"], "e"));
+    });
+    for _ in 0..SINGLE + BATCHES * ITEMS {
+        assert_eq!(event(&mut far)["event"], "e");
+    }
     nothing_more(&cluster[0], &mut [far, near]);
 }
 

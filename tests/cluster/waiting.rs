@@ -15,9 +15,17 @@ const AS_LONG_AS_IT_TAKES: Duration = Duration::from_secs(30);
 
 /// Two nodes, of which the second reaches Redis through a proxy, and waits `timeout` for it.
 pub(crate) fn patient(timeout: Duration) -> (Proxy, Cluster) {
+    patient_with(timeout, |settings| settings)
+}
+
+/// The same with other settings.
+pub(crate) fn patient_with(
+    timeout: Duration,
+    with: impl Fn(Settings) -> Settings,
+) -> (Proxy, Cluster) {
     let redis = RedisServer::start().unwrap();
     let proxy = Proxy::start(redis.address()).unwrap();
-    let settings = Settings::new(&redis.url())
+    let settings = with(Settings::new(&redis.url()))
         .with(
             "FANFARE_LIMIT_REDIS_TIMEOUT",
             &format!("{}s", timeout.as_secs()),

@@ -83,7 +83,8 @@ impl<'p> Run<'p> {
         let begun = node.begin(prepared).await.map_err(refused);
         self.messages += begun.as_ref().map_or(0, Begun::messages);
         self.under_way.push_back(begun);
-        while self.messages > SENT_AT_ONCE {
+        // If Redis is slow, many batches together would take the room that single calls and other tenants need.
+        while self.messages > SENT_AT_ONCE || (self.messages > 0 && node.sends_are_crowded()) {
             self.end_first().await;
         }
     }

@@ -279,6 +279,11 @@ impl EnvelopeSender {
         self.bus.has_one_server()
     }
 
+    /// Whether more than half of the room for messages that wait to be sent is taken, where all go by one server.
+    pub(in crate::node) fn is_crowded(&self) -> bool {
+        self.bus.is_crowded(&Topic::Nodes)
+    }
+
     /// Waits until Redis has the message, and, where its caller wants that, for the other nodes' counts. Nodes that it
     /// may not have reached are named in the receipt.
     pub(in crate::node) async fn sent(&self, app: AppId, sent: Sent, receipt: &mut Receipt) {
