@@ -75,7 +75,10 @@ impl Work {
         let own = self.node.id();
         match settled.progress(own) {
             Some(MesaProgress::Done(digest)) => self.mesa.done(digest.to_owned(), Instant::now()),
-            Some(MesaProgress::Part(digest, users)) => self.mesa.done_in_part(digest, users),
+            Some(MesaProgress::Part(digest, users)) => {
+                self.mesa
+                    .done_in_part(digest.to_owned(), users, Instant::now());
+            }
             None => {}
         }
         if let Lead::Taken { first, .. } = self.lead

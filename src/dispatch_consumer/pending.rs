@@ -9,7 +9,8 @@ use bytes::Bytes;
 
 use crate::limits::{DISPATCHES_PENDING, DISPATCHES_PENDING_BYTES, DISPATCHES_PENDING_FOR};
 
-/// How long it is remembered that a message was done which was not heard yet: the two come by different ways.
+/// How long it is remembered that a message was done which was not heard yet: the two come by different ways. Over a Redis Cluster
+/// it may come first that a part of it was done.
 const EARLY: Duration = Duration::from_secs(5);
 
 /// A message of a program, of which something has to be done once.
@@ -39,29 +40,40 @@ impl Message {
 pub(super) struct PendingDispatches {
     messages: VecDeque<Message>,
     bytes: usize,
-    early: VecDeque<(Instant, String)>,
+    early: VecDeque<Early>,
+}
+
+/// What was done of a message that was not heard yet.
+#[derive(Debug)]
+struct Early {
+    since: Instant,
+    digest: String,
+    done: Done,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Done {
+    /// For so many of those whom it names.
+    InPart(usize),
+    Wholly,
 }
 
 impl PendingDispatches {
     /// Holds `message`, unless it was done before it was heard; returns those that there is no longer room for.
-    pub(super) fn hold(&mut self, message: Message) -> Vec<Message> {
+    pub(super) fn hold(&mut self, mut message: Message) -> Vec<Message> {
         let now = message.heard;
         while self
             .early
             .front()
-            .is_some_and(|(since, _)| now.duration_since(*since) > EARLY)
+            .is_some_and(|early| now.duration_since(early.since) > EARLY)
         {
             self.early.pop_front();
         }
 
-        if let Some(at) = self
-            .early
-            .iter()
-            .position(|(_, digest)| *digest == message.digest)
-        {
-            // Used up: the same text that is heard once more is another message.
-            self.early.remove(at);
-            return Vec::new();
+        match self.take_early(&message.digest) {
+            Some(Done::Wholly) => return Vec::new(),
+            Some(Done::InPart(count)) => message.done = count,
+            None => {}
         }
 
         self.bytes += message.text.len();
@@ -87,19 +99,40 @@ impl PendingDispatches {
                     .remove(at)
                     .map_or(0, |message| message.text.len());
             }
-            None if self.early.len() < DISPATCHES_PENDING => self.early.push_back((now, digest)),
-            // It will be done a second time then. Anyone who can publish could fill an unbounded
-            // list.
-            None => {}
+            None => self.done_early(digest, Done::Wholly, now),
         }
     }
 
     /// Notes that a part of a message was done, for its first `count` users. Of several that are alike it is the oldest.
-    pub(super) fn done_in_part(&mut self, digest: &str, count: usize) {
+    pub(super) fn done_in_part(&mut self, digest: String, count: usize, now: Instant) {
         let mut messages = self.messages.iter_mut();
-        if let Some(message) = messages.find(|message| message.digest == digest) {
-            message.done = count;
+        match messages.find(|message| message.digest == digest) {
+            Some(message) => message.done = count,
+            None => self.done_early(digest, Done::InPart(count), now),
         }
+    }
+
+    /// Remembers what was done of a message that was not heard yet. All that follows a part is of the same message.
+    fn done_early(&mut self, digest: String, done: Done, now: Instant) {
+        let mut early = self.early.iter_mut();
+        let begun = early.find(|one| one.digest == digest && matches!(one.done, Done::InPart(_)));
+        if let Some(begun) = begun {
+            begun.done = done;
+        } else if self.early.len() < DISPATCHES_PENDING {
+            // A message for which there is no room is done a second time. Anyone who can publish could fill an unbounded
+            // list.
+            self.early.push_back(Early {
+                since: now,
+                digest,
+                done,
+            });
+        }
+    }
+
+    /// Takes what was remembered of the message. It is used up: the same text that is heard once more is another message.
+    fn take_early(&mut self, digest: &str) -> Option<Done> {
+        let at = self.early.iter().position(|early| early.digest == digest)?;
+        self.early.remove(at).map(|early| early.done)
     }
 
     /// Holds a message again that was the oldest.
@@ -172,8 +205,8 @@ mod tests {
             pending.hold(message(text, now));
         }
         let first = pending.next().unwrap();
-        pending.done_in_part("b", 500);
-        pending.done_in_part("gone", 500);
+        pending.done_in_part("b".to_owned(), 500, now);
+        pending.done_in_part("gone".to_owned(), 500, now);
         pending.put_back(first);
         assert_eq!(pending.bytes, 3);
         let all = std::iter::from_fn(|| pending.next());
@@ -183,6 +216,24 @@ mod tests {
             done,
             expected.map(|(digest, done)| (digest.to_owned(), done))
         );
+    }
+
+    #[test]
+    fn what_is_done_in_part_before_it_is_heard_goes_on_from_there() {
+        let now = Instant::now();
+        let mut pending = PendingDispatches::default();
+        pending.done_in_part("a".to_owned(), 500, now);
+        pending.done_in_part("a".to_owned(), 1000, now);
+        pending.hold(message("a", now));
+        pending.hold(message("a", now));
+        let done: Vec<_> = pending.messages.iter().map(|one| one.done).collect();
+        assert_eq!(done, [1000, 0], "the second is another one");
+
+        pending.done_in_part("b".to_owned(), 500, now);
+        pending.done("b".to_owned(), now);
+        pending.hold(message("b", now));
+        pending.hold(message("b", now));
+        assert_eq!(rest(&mut pending), ["a", "a", "b"], "one of both is done");
     }
 
     #[test]
