@@ -97,6 +97,11 @@ impl StoredReplay {
             events: missed.len() as u64,
         }
     }
+
+    /// How many events there are.
+    pub(crate) fn events(&self) -> u64 {
+        self.events
+    }
 }
 
 /// What became of the connections of a user that were in doubt.

@@ -49,6 +49,7 @@ pub use receipt::{Placement, Receipt};
 pub(crate) use recoveries::{Named, Standing, first_name};
 pub use target::{Target, To};
 pub(crate) use target::{check_name, check_names};
+pub(crate) use topic_locks::TopicGuard;
 use topic_locks::TopicLocks;
 
 pub use crate::protocol::event::Exceptions;

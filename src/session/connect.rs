@@ -1,6 +1,9 @@
 //! Coming in: what waits for the user, the channels of a lost connection, and those that the handshake names.
 
-use std::num::{NonZeroU32, NonZeroU64};
+use std::{
+    num::{NonZeroU32, NonZeroU64},
+    sync::Arc,
+};
 
 use serde_json::value::RawValue;
 use smol_str::SmolStr;
@@ -11,18 +14,18 @@ use super::{
     recovering::may_come_back,
 };
 use crate::{
-    auth::{TokenError, Verified, lacking, unix_now},
+    auth::{Rights, TokenError, Verified, lacking, unix_now},
     close::{self, Close},
     event_loop::EventLoop,
     filter::Value,
     history::{Entry, Key, Waiting},
-    hub::{Connection, JoinKind, Joining, LostChannel, Replay, State, StoredReplay},
+    hub::{Connection, JoinKind, Joining, LostChannel, Owner, Replay, State, StoredReplay, Table},
     id::ConnectionId,
     log_limit::Line,
     metrics::Refusal,
     node::{
         LocalResume, MesaArrival, REVOKED, ResumeChannel, ResumeState, SubscriptionState,
-        UserEventSync,
+        TopicGuard, UserEventSync,
     },
     protocol::{
         event::channel_name,
@@ -91,6 +94,21 @@ impl<'a> StoredForClient<'a> {
     }
 }
 
+/// A connection that is to be let in, or renewed, with what is placed for it then. Made before the shard's lock is taken,
+/// which is held for as little as possible.
+struct Opening<'a> {
+    connection: Connection,
+    /// The connection's, which the table has taken when they are needed.
+    rights: Arc<Rights>,
+    welcome: Frame,
+    /// What a client of Mesa learns that has authenticated.
+    authenticated: Option<Frame>,
+    stored: Option<&'a Stored>,
+    /// What is stored, ready to be handed over.
+    missed: StoredReplay,
+    arrival: &'a mut Option<MesaArrival>,
+}
+
 /// What letting a client in, or renewing it, has come to.
 struct Opened {
     /// It was let in just now.
@@ -148,64 +166,43 @@ impl Client {
             .subscribe_user(self.app, connection.user_name())
             .await;
         let resume = self.find_named(options.resume).await;
-        let local_resume = resume.as_ref().map(|id| self.begin_resume(id, &connection));
+        let local_resume = resume
+            .as_ref()
+            .and_then(|id| self.begin_resume(id, &connection));
 
         // Only a connection that this node does not know is looked for on the others.
         let resume_state = match (&resume, &local_resume) {
-            (Some(id), Some(None)) => self.begin_remote_resume(id, &connection).await,
+            (Some(id), None) => self.begin_remote_resume(id, &connection).await,
             _ => None,
         };
 
-        let resumed = local_resume
-            .as_ref()
-            .map(|local_resume| local_resume.is_some() || resume_state.is_some());
-        let misses_nothing = self.recovery.is_none()
-            || self
-                .misses_nothing(
-                    &connection,
-                    local_resume.as_ref().and_then(Option::as_ref),
-                    resume_state.as_ref().map(|(_, resume_state)| resume_state),
-                )
-                .await;
-
         // One that has missed something learns that it was not recovered, and looks for what is missing.
-        let resumed = resumed.map(|resumed| resumed && misses_nothing);
-        let was = self.connection();
-        let is_new_user =
-            was.is_some_and(|was| was.user().is_none()) && connection.user().is_some();
+        let remote = resume_state.as_ref().map(|(_, resume_state)| resume_state);
+        let is_recovered = (local_resume.is_some() || remote.is_some())
+            && (self.recovery.is_none()
+                || self
+                    .misses_nothing(&connection, local_resume.as_ref(), remote)
+                    .await);
+        let resumed = resume.as_ref().map(|_| is_recovered);
 
+        let is_new_user = self.is_new_user(&connection);
         let arrival = if is_new_user {
             self.arrive_for_mesa(&connection).await
         } else {
             None
         };
 
-        let is_in = match connection.user_name() {
+        let stored = match connection.user_name() {
             Some(user) if connection.takes_stored && is_new_user => {
-                let key = Key::user(self.app, user.clone());
-                // Held until the connection is open: each event is in the store by now, or is
-                // placed after that.
-                let _topic_lock = self.node.topic_locks.lock(&key).await;
-                let subscription = self.subscription_state(user);
-                let waiting = self.node.history.waiting(&key).await;
-                if let Err(error) = &waiting
-                    && let Some(others) = self.node.lines().note(Line::WithoutStored)
-                {
-                    tracing::warn!(others, %error, "a user comes in without what was stored, and gets it when it can be had");
-                }
-                let stored = Stored {
-                    user: user.clone(),
-                    waiting: waiting.ok(),
-                    subscription,
-                };
-                let held = StoredForClient::of(Some(&stored), arrival);
-                self.open(connection, resumed, held, auth.as_deref())
+                Some(self.stored_for(user).await)
             }
-            _ => {
-                let held = StoredForClient::of(None, arrival);
-                self.open(connection, resumed, held, auth.as_deref())
-            }
+            _ => None,
         };
+
+        let held = StoredForClient::of(stored.as_ref().map(|(_, stored)| stored), arrival);
+        let is_in = self.open(connection, resumed, held, auth.as_deref());
+        // Lets go of the topic's lock.
+        drop(stored);
 
         if !is_in {
             return;
@@ -213,7 +210,7 @@ impl Client {
 
         // Before the channels of the handshake: one may be among both, and coming back to it must
         // not count as joining.
-        if let Some(local_resume) = local_resume.flatten() {
+        if let Some(local_resume) = local_resume {
             self.resume_local(local_resume).await;
         }
 
@@ -222,6 +219,33 @@ impl Client {
         }
 
         self.join_on_connect(options.channels).await;
+    }
+
+    /// Whether the client had no user so far, and has one as `connection`.
+    fn is_new_user(&self, connection: &Connection) -> bool {
+        let was = self.connection();
+        was.is_some_and(|was| was.user().is_none()) && connection.user().is_some()
+    }
+
+    /// Reads what is stored for a user who comes in, under the lock of the user's topic. The lock is held until the
+    /// connection is open: each event is in the store by now, or is placed after that.
+    async fn stored_for(&self, user: &SmolStr) -> (TopicGuard<'_>, Stored) {
+        let key = Key::user(self.app, user.clone());
+        let topic_lock = self.node.topic_locks.lock(&key).await;
+        let subscription = self.subscription_state(user);
+        let waiting = self.node.history.waiting(&key).await;
+        if let Err(error) = &waiting
+            && let Some(others) = self.node.lines().note(Line::WithoutStored)
+        {
+            tracing::warn!(others, %error, "a user comes in without what was stored, and gets it when it can be had");
+        }
+
+        let stored = Stored {
+            user: user.clone(),
+            waiting: waiting.ok(),
+            subscription,
+        };
+        (topic_lock, stored)
     }
 
     /// Brings a client that was let in into the channels that its handshake named.
@@ -418,69 +442,24 @@ impl Client {
         held: StoredForClient<'_>,
         auth: Option<&RawValue>,
     ) -> bool {
-        let (stored, mut arrival) = (held.stored, held.arrival);
-        let at = self.socket.at;
+        // It outlives the shard's lock: if the client is not let in, dropping it stores again what it holds.
+        let mut arrival = held.arrival;
         // First, since the welcome and what follows it are in that form.
         let form_before = self.take_form_inside();
-        let welcome = self.welcome(&connection, resumed);
-        let (expires_at, rights) = (connection.expires_at, connection.rights.clone());
-        let waiting = stored.and_then(|stored| stored.waiting.as_ref());
-        // Made before the shard's lock is taken, which is held for as little as possible.
-        let missed = waiting.iter().flat_map(|waiting| &waiting.entries);
-        let missed: Vec<&Entry> = missed
-            .filter(|entry| entry.is_for(&connection.reader()))
-            .collect();
-        let events = missed.len() as u64;
-        let (context, form) = (self.node.hub.context(), self.socket.form.get());
-        let missed = StoredReplay::new(context, form, &missed);
-        let authenticated = auth.and_then(|_| self.authenticated_for_mesa(&connection));
-        let (refused, wire) = (context.refused.clone(), context.wire(form));
+        let opening = Opening {
+            welcome: self.welcome(&connection, resumed),
+            authenticated: auth.and_then(|_| self.authenticated_for_mesa(&connection)),
+            stored: held.stored,
+            missed: self.missed_by(&connection, held.stored),
+            arrival: &mut arrival,
+            rights: connection.rights.clone(),
+            connection,
+        };
 
-        let opened = self.event_loop.with_owner(|table, owner| {
-            let pending = table.state(at) == State::Pending;
-            let was = table.connection(at);
-
-            // Checked here, since nothing can come in between under the lock.
-            if let Some(why) = self.unopened(&connection, was.as_deref()) {
-                // A renewal that fails leaves the connection as it was.
-                if pending {
-                    table.close(at, None, &Close::new(close::UNAUTHORIZED, REVOKED));
-                }
-                return Err((why, pending));
-            }
-
-            // Within one lock: no event may come before the welcome, and none may be lost between
-            // what is replayed and what is live.
-            let open = table.open(at, connection);
-            if open && pending {
-                table.place_own(at, welcome);
-            }
-
-            if let (true, Some(authenticated)) = (open, authenticated) {
-                table.place_own(at, authenticated);
-            }
-
-            if let (true, false, Some(was)) = (open, pending, was) {
-                self.node.drop_what_is_not_allowed(table, at, &was, &rights);
-            }
-
-            let mut replays =
-                waiting.is_some_and(|waiting| table.hand_over(owner, at, waiting, missed));
-            if let (true, Some(arrival)) = (open, &mut arrival) {
-                let frames = Replay::new(refused, wire, arrival.let_in());
-                replays |= table.replay(owner, at, frames);
-            }
-
-            let suspected_gap = self.suspect_since(stored);
-            if let Some(number) = suspected_gap {
-                table.suspected_gap(at, number);
-            }
-            Ok(Opened {
-                is_new: open && pending,
-                replays,
-                suspected_gap,
-            })
-        });
+        let (expires_at, events) = (opening.connection.expires_at, opening.missed.events());
+        let opened = self
+            .event_loop
+            .with_owner(|table, owner| self.open_now(table, owner, opening));
 
         let opened = match opened {
             Ok(opened) => opened,
@@ -494,12 +473,81 @@ impl Client {
 
         self.app().metrics.replayed.inc_by(events);
         if let Some(expires_at) = expires_at {
-            self.event_loop.expect_expiry(at, expires_at.get());
+            self.event_loop
+                .expect_expiry(self.socket.at, expires_at.get());
         }
 
         self.note_opened(&opened);
         self.acknowledge_auth(auth);
         true
+    }
+
+    /// The stored events that are for a client that comes in, in its form.
+    fn missed_by(&self, connection: &Connection, stored: Option<&Stored>) -> StoredReplay {
+        let waiting = stored.and_then(|stored| stored.waiting.as_ref());
+        let missed = waiting.iter().flat_map(|waiting| &waiting.entries);
+        let missed: Vec<&Entry> = missed
+            .filter(|entry| entry.is_for(&connection.reader()))
+            .collect();
+        StoredReplay::new(self.node.hub.context(), self.socket.form.get(), &missed)
+    }
+
+    /// The step of [`Client::open`] that is under the shard's lock. Refuses with the reason, and with whether the client was
+    /// yet to be let in.
+    fn open_now(
+        &self,
+        table: &mut Table,
+        owner: &mut Owner,
+        opening: Opening<'_>,
+    ) -> Result<Opened, (Unopened, bool)> {
+        let at = self.socket.at;
+        let pending = table.state(at) == State::Pending;
+        let was = table.connection(at);
+
+        // Checked here, since nothing can come in between under the lock.
+        if let Some(why) = self.unopened(&opening.connection, was.as_deref()) {
+            // A renewal that fails leaves the connection as it was.
+            if pending {
+                table.close(at, None, &Close::new(close::UNAUTHORIZED, REVOKED));
+            }
+            return Err((why, pending));
+        }
+
+        // Within one lock: no event may come before the welcome, and none may be lost between
+        // what is replayed and what is live.
+        let open = table.open(at, opening.connection);
+        if open && pending {
+            table.place_own(at, opening.welcome);
+        }
+
+        if let (true, Some(authenticated)) = (open, opening.authenticated) {
+            table.place_own(at, authenticated);
+        }
+
+        if let (true, false, Some(was)) = (open, pending, was) {
+            let rights = &opening.rights;
+            self.node.drop_what_is_not_allowed(table, at, &was, rights);
+        }
+
+        let waiting = opening.stored.and_then(|stored| stored.waiting.as_ref());
+        let mut replays =
+            waiting.is_some_and(|waiting| table.hand_over(owner, at, waiting, opening.missed));
+        if let (true, Some(arrival)) = (open, opening.arrival) {
+            let context = self.node.hub.context();
+            let wire = context.wire(self.socket.form.get());
+            let frames = Replay::new(context.refused.clone(), wire, arrival.let_in());
+            replays |= table.replay(owner, at, frames);
+        }
+
+        let suspected_gap = self.suspect_since(opening.stored);
+        if let Some(number) = suspected_gap {
+            table.suspected_gap(at, number);
+        }
+        Ok(Opened {
+            is_new: open && pending,
+            replays,
+            suspected_gap,
+        })
     }
 
     /// The number of the doubt that a client is in that was given what was `stored` when the store was asked, if it is in one. Called
