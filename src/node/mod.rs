@@ -268,6 +268,14 @@ pub(crate) struct Node {
     pub(crate) occupied: AtomicUsize,
 }
 
+/// The configured apps, each under its place in the configuration.
+fn apps_of(config: &Config, metrics: &Metrics) -> Result<Apps, SetupError> {
+    let share = filter_share(config);
+    let apps = config.apps.iter().enumerate();
+    let apps = apps.map(|(at, (name, app))| App::new(AppId(at as u16), name, app, share, metrics));
+    Ok(Apps::new(apps.collect::<Result<_, _>>()?))
+}
+
 /// What the shards of a node share.
 fn context_of(
     config: &Config,
@@ -387,13 +395,7 @@ impl Node {
     ) -> Result<(Arc<Self>, Option<Inbox>), SetupError> {
         let metrics = Arc::new(Metrics::new());
         let id = NodeId::random();
-        let mut apps = Vec::new();
-        let share = filter_share(&config);
-        for (at, (name, app)) in config.apps.iter().enumerate() {
-            apps.push(App::new(AppId(at as u16), name, app, share, &metrics)?);
-        }
-
-        let apps = Arc::new(Apps::new(apps));
+        let apps = Arc::new(apps_of(&config, &metrics)?);
         let supervisor = Supervisor::default();
         let (bus, inbox) = cluster::start_bus(&config, id, &apps, &metrics, &supervisor)?.unzip();
         let (register, changes) = bus.as_ref().map(|_| Register::new(CHANGES_WAITING)).unzip();
@@ -401,10 +403,12 @@ impl Node {
             // An error lists one problem at least. A start reports the first, and a reload all of
             // them.
             .map_err(|mut errors| errors.swap_remove(0))?;
+
         // Protocols add their forms before these are shared with the shards.
         let mut forms = Forms::default();
         let protocols = Protocols::new(&config, &apps, &mut forms);
         let forms = Arc::new(forms);
+
         let others = (bus.as_ref(), register.as_ref());
         let context = context_of(&config, id, &apps, &metrics, others, forms);
         let hub = Arc::new(Hub::new(shards, Arc::new(context)));
@@ -414,22 +418,18 @@ impl Node {
         let topic_locks = Arc::new(TopicLocks::new());
         let revocations = Arc::new(revocations_of(&apps, disk.as_deref()));
 
-        let cluster = bus
-            .zip(register)
-            .zip(changes)
-            .map(|((bus, register), changes)| {
-                let handles = Handles {
-                    bus,
-                    hub: &hub,
-                    apps: &apps,
-                    revocations: &revocations,
-                    history: &history,
-                    topic_locks: &topic_locks,
-                    name: &name,
-                    config: &config,
-                };
-                Arc::new(Cluster::new(handles, (register, changes)))
-            });
+        let cluster = bus.map(|bus| Handles {
+            bus,
+            hub: &hub,
+            apps: &apps,
+            revocations: &revocations,
+            history: &history,
+            topic_locks: &topic_locks,
+            name: &name,
+            config: &config,
+        });
+        let cluster = cluster.zip(register.zip(changes));
+        let cluster = cluster.map(|(handles, notes)| Arc::new(Cluster::new(handles, notes)));
 
         let phase = Arc::<CurrentPhase>::default();
         let mesa = Arc::new(Mesa::new(&MesaHandles {
