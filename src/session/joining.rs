@@ -164,22 +164,8 @@ impl Client {
         reply: &JoinReply,
         join_kind: JoinKind,
     ) -> Option<Joined> {
-        // Two replays at the same time would mix.
-        if join.since.is_some() {
-            self.wait_while(|table| table.is_replaying(self.socket.at))
-                .await;
-        }
-
         let has_page = join.has_page(reply);
-        if has_page {
-            self.drained().await;
-        }
-
-        // Gathering a page and copying a history take long, so they wait in line with those of
-        // other clients.
-        if has_page || join.since.is_some() {
-            self.node.queue_long_step(self.app, LongStep::Client).await;
-        }
+        self.wait_to_join(join, has_page).await;
 
         let watching = self.node.watching(self.app, &join.channel, join.members);
         // Before the history is asked, so that what is published after its answer is heard. Once
@@ -197,6 +183,7 @@ impl Client {
         } else {
             None
         };
+
         let key = self.node.history_key(self.app, &join.channel);
         // From here until the client is in, no event of the channel is placed: what the history has
         // is replayed, and everything later is live.
@@ -230,16 +217,26 @@ impl Client {
             missed: &missed,
         };
         let joined = self.join_now(&step, elsewhere)?;
+        settle_place(place.as_mut(), joined)
+    }
 
-        match &mut place {
-            Some(place) if matches!(joined.joining, Joining::Joined(_)) => place.taken(),
-            Some(place) if joined.claim == Claim::Made => place.lapse(),
-            // It was taken out of the channel while it came back; what it asks for now is to join by itself.
-            Some(_) if joined.claim == Claim::Lost => return None,
-            _ => {}
+    /// Waits until what was sent to the client before is out of the way, and a long step may begin if the join takes one.
+    async fn wait_to_join(&self, join: &Join, has_page: bool) {
+        // Two replays at the same time would mix.
+        if join.since.is_some() {
+            self.wait_while(|table| table.is_replaying(self.socket.at))
+                .await;
         }
 
-        Some(joined)
+        if has_page {
+            self.drained().await;
+        }
+
+        // Gathering a page and copying a history take long, so they wait in line with those of
+        // other clients.
+        if has_page || join.since.is_some() {
+            self.node.queue_long_step(self.app, LongStep::Client).await;
+        }
     }
 
     /// A closed connection of the same client that is still counted in `channel`, unless this one is a member already.
@@ -504,6 +501,20 @@ impl Client {
             JoinReply::Joined => self.refuse(None, code, message),
         }
     }
+}
+
+/// Says what became of the `place` that a client was to take; returns what became of the join, or `None` if it has to be
+/// made again.
+fn settle_place(place: Option<&mut LocalResume>, joined: Joined) -> Option<Joined> {
+    match place {
+        Some(place) if matches!(joined.joining, Joining::Joined(_)) => place.taken(),
+        Some(place) if joined.claim == Claim::Made => place.lapse(),
+        // It was taken out of the channel while it came back; what it asks for now is to join by itself.
+        Some(_) if joined.claim == Claim::Lost => return None,
+        _ => {}
+    }
+
+    Some(joined)
 }
 
 #[cfg(test)]
