@@ -2,6 +2,7 @@
 
 use std::{collections::VecDeque, future::poll_fn, task::Poll};
 
+use ahash::AHashMap;
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::{
@@ -99,17 +100,8 @@ impl Node {
             connections,
         } = value;
 
-        let mut parts = self.page_parts(app, |_| 0);
-        for part in &mut parts {
-            part.items = if part.node == self.id() {
-                self.count(app, channel).connections + u64::from(joining.is_some())
-            } else {
-                connections.get(&part.node).copied().unwrap_or(0)
-            };
-        }
-
-        parts.retain(|part| part.items > 0);
-
+        let is_joining = joining.is_some();
+        let parts = self.member_parts(app, channel, is_joining, &connections);
         let here = |from: Option<String>, bounds| async move {
             Ok(self
                 .page_of_members(app, channel, from.as_deref(), bounds, joining)
@@ -234,6 +226,28 @@ impl Node {
         self.pages(app, parts, from, bounds, here, request).await
     }
 
+    /// The nodes that have members of `channel`, each with their number: here as it is now, with one more if someone
+    /// `is_joining`, and on the other nodes by their `connections`.
+    fn member_parts(
+        &self,
+        app: AppId,
+        channel: &str,
+        is_joining: bool,
+        connections: &AHashMap<NodeId, u64>,
+    ) -> Vec<PagePart> {
+        let mut parts = self.page_parts(app, |_| 0);
+        for part in &mut parts {
+            part.items = if part.node == self.id() {
+                self.count(app, channel).connections + u64::from(is_joining)
+            } else {
+                connections.get(&part.node).copied().unwrap_or(0)
+            };
+        }
+
+        parts.retain(|part| part.items > 0);
+        parts
+    }
+
     /// All nodes that serve `app` in the order of their ids, each with the number of its items.
     fn page_parts(&self, app: AppId, items: impl Fn(NodeId) -> u64) -> Vec<PagePart> {
         let nodes = self.nodes(|peers| peers.serving(app)).into_iter();
@@ -257,35 +271,31 @@ impl Node {
         request: impl Fn(Option<String>, PageBounds) -> Request,
     ) -> Result<Overall<PageOfAll>, NodeError> {
         let cluster = self.cluster_up()?;
-        let (mut value, mut missing) = (PageOfAll::default(), Vec::new());
         parts.retain(|part| from.as_ref().is_none_or(|from| part.node >= from.node));
-        let (mut parts, mut bytes) = (VecDeque::from(parts), bounds.bytes);
+        let mut gathering = Gathering {
+            value: PageOfAll::default(),
+            missing: Vec::new(),
+            parts: VecDeque::from(parts),
+            items: bounds.items,
+            bytes: bounds.bytes,
+        };
 
-        while let Some(first) = parts.front().map(|part| part.node) {
-            let left = bounds.items - value.items.len();
-            let from = from.as_ref().filter(|from| from.node == first);
-            let within = from.and_then(|from| from.within.clone());
+        while let Some(first) = gathering.parts.front().map(|part| part.node) {
+            let (left, bytes) = (gathering.items_left(), gathering.bytes);
             if left == 0 || bytes == 0 {
-                value.cursor = Some(PageStart::at(first, None));
+                gathering.value.cursor = Some(PageStart::at(first, None));
                 break;
             }
 
-            let mut before = 0;
-            let mut asked = Vec::new();
-            for part in parts.iter().take(PAGE_PARTS_AT_ONCE) {
-                if before >= left {
-                    break;
-                }
-
-                let node = part.node;
-                let bounds = PageBounds {
-                    items: left - before,
-                    bytes,
-                };
+            let from = from.as_ref().filter(|from| from.node == first);
+            let within = from.and_then(|from| from.within.clone());
+            let asked = gathering.asked_together().into_iter();
+            let asked = asked.map(|(node, items)| {
+                let bounds = PageBounds { items, bytes };
                 let within = within.clone().filter(|_| node == first);
                 let (here, request) = (&here, &request);
 
-                asked.push(async move {
+                async move {
                     match cluster {
                         Some(cluster) if node != self.id() => {
                             let request = request(within, bounds);
@@ -294,41 +304,86 @@ impl Node {
                         }
                         _ => here(within, bounds).await.map(Some),
                     }
-                });
-
-                before = before.saturating_add(usize::try_from(part.items).unwrap_or(usize::MAX));
-            }
-
-            for (at, page) in all_of(asked).await.into_iter().enumerate() {
-                let page: Option<Page> = page?;
-                let (items, size) = page
-                    .as_ref()
-                    .map_or((0, 0), |page| (page.items.len(), page.bytes()));
-                let has_room = value.items.len() + items <= bounds.items && size <= bytes;
-                if at > 0 && !has_room {
-                    // More came in the meantime than were counted. It is asked again for what fits.
-                    break;
                 }
-                let Some(PagePart { node, name, .. }) = parts.pop_front() else {
-                    break;
-                };
+            });
 
-                let Some(page) = page else {
-                    value.unread.push(node);
-                    missing.push(name);
-                    continue;
-                };
-
-                bytes = bytes.saturating_sub(size);
-                value.items.extend(page.items);
-                if page.cursor.is_some() {
-                    value.cursor = Some(PageStart::at(node, page.cursor));
-                    return Ok(Overall { value, missing });
-                }
+            if gathering.add(all_of(asked.collect()).await)? {
+                break;
             }
         }
 
-        Ok(Overall { value, missing })
+        Ok(Overall {
+            value: gathering.value,
+            missing: gathering.missing,
+        })
+    }
+}
+
+/// A page over all nodes while it is gathered.
+struct Gathering {
+    value: PageOfAll,
+    /// Names of the nodes that did not say what they have.
+    missing: Vec<String>,
+    /// The nodes that have not been read, in their order.
+    parts: VecDeque<PagePart>,
+    /// Items that the page may have.
+    items: usize,
+    /// Bytes that still fit.
+    bytes: usize,
+}
+
+impl Gathering {
+    fn items_left(&self) -> usize {
+        self.items - self.value.items.len()
+    }
+
+    /// The next nodes, up to the first that fills the page as far as is known, each with how many items it may give.
+    fn asked_together(&self) -> Vec<(NodeId, usize)> {
+        let left = self.items_left();
+        let mut before = 0_usize;
+        let mut asked = Vec::new();
+        for part in self.parts.iter().take(PAGE_PARTS_AT_ONCE) {
+            if before >= left {
+                break;
+            }
+            asked.push((part.node, left - before));
+            before = before.saturating_add(usize::try_from(part.items).unwrap_or(usize::MAX));
+        }
+        asked
+    }
+
+    /// Adds what the next nodes have said, in their order, as far as it fits. Returns whether the page ends within one of
+    /// them.
+    fn add(&mut self, said: Vec<Result<Option<Page>, NodeError>>) -> Result<bool, NodeError> {
+        for (at, page) in said.into_iter().enumerate() {
+            let page = page?;
+            let (items, size) = page
+                .as_ref()
+                .map_or((0, 0), |page| (page.items.len(), page.bytes()));
+            let has_room = self.value.items.len() + items <= self.items && size <= self.bytes;
+            if at > 0 && !has_room {
+                // More came in the meantime than were counted. It is asked again for what fits.
+                break;
+            }
+            let Some(PagePart { node, name, .. }) = self.parts.pop_front() else {
+                break;
+            };
+
+            let Some(page) = page else {
+                self.value.unread.push(node);
+                self.missing.push(name);
+                continue;
+            };
+
+            self.bytes = self.bytes.saturating_sub(size);
+            self.value.items.extend(page.items);
+            if page.cursor.is_some() {
+                self.value.cursor = Some(PageStart::at(node, page.cursor));
+                return Ok(true);
+            }
+        }
+
+        Ok(false)
     }
 }
 
