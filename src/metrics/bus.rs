@@ -42,6 +42,9 @@ impl Sent {
     }
 }
 
+/// One number for each result.
+type ByResult = Family<ResultLabel, Counter>;
+
 /// The numbers of the bus. All stay zero where there is none.
 #[derive(Debug)]
 pub struct BusMetrics {
@@ -70,8 +73,21 @@ pub struct BusMetrics {
 
 impl BusMetrics {
     pub(super) fn new(registry: &mut Registry) -> Self {
-        let published = Family::<ResultLabel, Counter>::default();
-        let fetches = Family::<ResultLabel, Counter>::default();
+        let (metrics, published, fetches) = Self::zero();
+        registry.register(
+            "bus_published",
+            "Publications and commands for Redis, by result",
+            published,
+        );
+
+        metrics.register_link(registry);
+        metrics.register_recovery(registry, fetches);
+        metrics
+    }
+
+    /// All numbers at zero, with the families of those that have one for each result.
+    fn zero() -> (Self, ByResult, ByResult) {
+        let (published, fetches) = (ByResult::default(), ByResult::default());
         let metrics = Self {
             sent: Sent::ALL.map(|sent| {
                 published.get_or_create_owned(&ResultLabel {
@@ -93,68 +109,63 @@ impl BusMetrics {
             renewals_refused: Counter::default(),
         };
 
-        let r = registry;
-        r.register(
-            "bus_published",
-            "Publications and commands for Redis, by result",
-            published,
-        );
+        (metrics, published, fetches)
+    }
 
+    /// Registers the numbers of the connection to Redis, and of what comes over it.
+    fn register_link(&self, r: &mut Registry) {
         r.register(
             "bus_up",
             "Whether other nodes can be reached",
-            metrics.up.clone(),
+            self.up.clone(),
         );
 
         r.register(
             "bus_reconnects",
             "Subscriber connections made again",
-            metrics.reconnects.clone(),
+            self.reconnects.clone(),
         );
 
         r.register(
             "bus_received",
             "Messages from other nodes",
-            metrics.received.clone(),
+            self.received.clone(),
         );
 
         r.register(
             "bus_dropped",
             "Messages from other nodes that were too many",
-            metrics.dropped.clone(),
+            self.dropped.clone(),
         );
 
         r.register(
             "bus_gaps",
             "Times that messages may have been missed",
-            metrics.gaps.clone(),
+            self.gaps.clone(),
         );
 
         r.register(
             "bus_topics",
             "Topics that this node needs",
-            metrics.topics.clone(),
+            self.topics.clone(),
         );
 
         r.register(
             "lease_renewals_refused",
             "Renewals of this node's lease that Redis refused",
-            metrics.renewals_refused.clone(),
+            self.renewals_refused.clone(),
         );
 
         r.register_with_unit(
             "bus_canary",
             "Time of a message to Redis and back",
             Unit::Seconds,
-            metrics.canary.clone(),
+            self.canary.clone(),
         );
-
-        metrics.register_recovery(r, fetches);
-        metrics
     }
 
     /// Registers what is done about messages that may have been missed.
-    fn register_recovery(&self, r: &mut Registry, fetches: Family<ResultLabel, Counter>) {
+    fn register_recovery(&self, r: &mut Registry, fetches: ByResult) {
         r.register(
             "bus_fetches",
             "Times that what was missed of a channel or a user was fetched, by result",
