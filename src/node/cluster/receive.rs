@@ -156,6 +156,18 @@ pub(crate) async fn hear(
     }
 }
 
+/// Answers how many a publication has reached here, once it is placed.
+fn answer_receipt(cluster: &Cluster, (from, id): (NodeId, u64), publication: Uuid) {
+    let (rpc, replicator) = (cluster.rpc.clone(), cluster.replicator.clone());
+    tokio::task::spawn_local(async move {
+        replicator.arrivals().settled(publication).await;
+        let counts = replicator.counts_of(publication);
+        if let Ok(result) = to_raw_value(&ReceiptPart::of(counts.unwrap_or_default())) {
+            rpc.answer(from, id, &result).await;
+        }
+    });
+}
+
 impl BusReceiver {
     /// Takes a message of another node. `is_to_one`: it went to this node alone.
     async fn message(&mut self, payload: &[u8], is_to_one: bool) {
@@ -347,32 +359,23 @@ impl BusReceiver {
         };
 
         let id = request.id;
-        let rpc = match rpc {
+        match rpc {
             Request::Done { digest } => {
                 let digests = vec![digest];
-                return self.program(Program::Done { app, digests });
+                self.program(Program::Done { app, digests });
             }
-            Request::DoneTogether { digests } => {
-                return self.program(Program::Done { app, digests });
+            Request::DoneTogether { digests } => self.program(Program::Done { app, digests }),
+            Request::Receipt { id: publication } => {
+                // What it asks about came before it, and must be placed to be counted.
+                self.settle().await;
+                answer_receipt(cluster, (from, id), publication);
             }
-            rpc => rpc,
-        };
-
-        if let Request::Receipt { id: publication } = rpc {
-            // What it asks about came before it, and must be placed to be counted.
-            self.settle().await;
-            let (rpc, replicator) = (cluster.rpc.clone(), cluster.replicator.clone());
-            tokio::task::spawn_local(async move {
-                replicator.arrivals().settled(publication).await;
-                let counts = replicator.counts_of(publication);
-                if let Ok(result) = to_raw_value(&ReceiptPart::of(counts.unwrap_or_default())) {
-                    rpc.answer(from, id, &result).await;
-                }
-            });
-            return;
+            rpc => self.carry_out(app, (from, id), rpc),
         }
+    }
 
-        // Beside the loop: a request may wait for Redis, and no event after it should.
+    /// Carries out a request about an app, and answers it, beside the loop: it may wait for Redis, and no event after it should.
+    fn carry_out(&self, app: AppId, (from, id): (NodeId, u64), rpc: Request) {
         // All who may come back from a node that departs are asked for at the same time. These wait for its list, and do nothing.
         let is_of_list = matches!(rpc, Request::Recall { .. } | Request::Settle { .. });
         let permit = if is_of_list && self.cluster.membership.departs() {
