@@ -364,6 +364,7 @@ impl Session {
         // Clients whose variable is empty send an empty token.
         let token = token.filter(|token| !token.is_empty());
         self.client.store = store.unwrap_or(self.client.store);
+
         if state != State::Pending {
             match token {
                 Some(token) => self.authenticate(id, &token),
@@ -402,6 +403,16 @@ impl Session {
 
         self.client.echo = echo.unwrap_or(self.client.echo);
         self.options = (!options.is_empty()).then(|| Box::new(options));
+        self.enter_by_token(id, token, connection);
+    }
+
+    /// Lets a client in whose key and page are allowed: by its token, or without one if it needs none.
+    fn enter_by_token(
+        &mut self,
+        id: Option<&RawValue>,
+        token: Option<Cow<'_, str>>,
+        connection: &Connection,
+    ) {
         match (self.client.client_auth(), token) {
             (ClientAuth::Off, _) | (ClientAuth::Optional, None) => {
                 // It came with the app's own rights, before it named its key.
