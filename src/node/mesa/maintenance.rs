@@ -451,6 +451,29 @@ impl Mesa {
         dead: NodeId,
         since: &str,
     ) -> Result<(), BusError> {
+        let (lists, from) = self.read_sent(mesa, cluster, dead, since).await?;
+        self.give_back_lists(mesa, lists).await;
+
+        if from != since {
+            // If what follows fails, only the rest is stored the next time.
+            let keys = cluster.keys(mesa.app);
+            let mut seen = redis::cmd("HSET");
+            seen.arg(keys.seen()).arg(dead.to_string()).arg(from);
+            cluster.bus.command(&keys.home, seen).await?;
+        }
+
+        Ok(())
+    }
+
+    /// Reads the messages of [`Mesa::store_sent`], as a list for each user; returns them, and from where on a later reading
+    /// finds others.
+    async fn read_sent(
+        &self,
+        mesa: &MesaApp,
+        cluster: &ClusterHandles,
+        dead: NodeId,
+        since: &str,
+    ) -> Result<(AHashMap<String, Vec<u8>>, String), BusError> {
         let keys = cluster.keys(mesa.app);
         let mut alive: Vec<String> = cluster
             .membership
@@ -495,6 +518,11 @@ impl Mesa {
             }
         }
 
+        Ok((lists, from))
+    }
+
+    /// Stores a list for each user, and waits until all are stored.
+    async fn give_back_lists(&self, mesa: &MesaApp, lists: AHashMap<String, Vec<u8>>) {
         let mut bytes = 0;
         for (user, list) in lists {
             bytes += list.len();
@@ -513,14 +541,6 @@ impl Mesa {
         }
 
         self.given_back(mesa).await;
-        if from != since {
-            // If what follows fails, only the rest is stored the next time.
-            let mut seen = redis::cmd("HSET");
-            seen.arg(keys.seen()).arg(&dead).arg(from);
-            cluster.bus.command(&keys.home, seen).await?;
-        }
-
-        Ok(())
     }
 
     /// Stores again what was set aside for connections of `node` for which `is_lost` is true.
