@@ -113,21 +113,25 @@ impl Mesa {
                 // Nothing was stored, so nothing has to be confirmed.
                 mesa.users.lock().unconfirmed.remove(&id);
             }
-            Err(error) => {
-                // A look finds what is stored again.
-                let mut users = mesa.users.lock();
-                if users.unconfirmed.contains(&id) {
-                    users.unanswered.insert(id);
-                    users.owes = true;
-                }
-                drop(users);
-                if let Some(others) = self.lines().note(Line::WithoutStored) {
-                    tracing::warn!(others, %error, "a user comes in without what dispatchers have stored, and gets it when Redis answers");
-                }
-            }
+            Err(error) => self.note_unanswered(mesa, id, &error),
         }
 
         Some(arrival)
+    }
+
+    /// Notes that Redis has not said what is stored for a connection that is about to be let in.
+    fn note_unanswered(&self, mesa: &MesaApp, id: ConnectionId, error: &BusError) {
+        // A look finds what is stored again.
+        let mut users = mesa.users.lock();
+        if users.unconfirmed.contains(&id) {
+            users.unanswered.insert(id);
+            users.owes = true;
+        }
+        drop(users);
+
+        if let Some(others) = self.lines().note(Line::WithoutStored) {
+            tracing::warn!(others, %error, "a user comes in without what dispatchers have stored, and gets it when Redis answers");
+        }
     }
 
     /// Has Redis note that a user is here. The order of calls is that of the steps in Redis, so the users' lock is held.
