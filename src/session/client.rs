@@ -1,6 +1,6 @@
 //! What a client's messages do.
 
-use std::{rc::Rc, sync::Arc, time::Duration};
+use std::{borrow::Cow, rc::Rc, sync::Arc, time::Duration};
 
 use serde_json::value::RawValue;
 use smol_str::SmolStr;
@@ -327,13 +327,7 @@ impl Client {
                     since,
                 })
             }),
-            Request::Attend { channel } => Some(Later::Join(Join {
-                members: connection.rights.may_see_members(&channel)
-                    && self.app().rule(&channel).presence != Presence::Off,
-                is_plain: true,
-                since: None,
-                channel: channel.into_owned(),
-            })),
+            Request::Attend { channel } => Some(Later::Join(self.attendance(connection, channel))),
             Request::Roster { channel } => self
                 .shows_members(id, &channel)
                 .then(|| Later::Roster(channel.into_owned())),
@@ -356,6 +350,17 @@ impl Client {
         };
 
         later.map_or(MessageProgress::Done(Cost::NONE), MessageProgress::Waiting)
+    }
+
+    /// The join of a client that hears who comes and goes wherever it may, and gets no page of members.
+    fn attendance(&self, connection: &Snapshot, channel: Cow<'_, str>) -> Join {
+        let has_members = self.app().rule(&channel).presence != Presence::Off;
+        Join {
+            members: connection.rights.may_see_members(&channel) && has_members,
+            is_plain: true,
+            since: None,
+            channel: channel.into_owned(),
+        }
     }
 
     /// What is left to do of a message. Each kind has a future of its own size: thousands of clients may wait at the same time,
