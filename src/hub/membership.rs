@@ -51,6 +51,16 @@ pub(super) enum Departing<'a> {
     Closed(&'a [(SmolStr, Duration)]),
 }
 
+/// How a departing connection leaves a channel in which it waits in `queue`. `may_come_back`: to this one or to another.
+fn leave_kind(queue: Option<QueueAt>, may_come_back: bool) -> LeaveKind {
+    match queue {
+        Some(_) => LeaveKind::Lost,
+        // It is still known for the channels to which it may come back.
+        None if may_come_back => LeaveKind::Left,
+        None => LeaveKind::Gone,
+    }
+}
+
 impl Table {
     /// Makes an open connection a member of `channel`: table, index and presence change in one step.
     ///
@@ -295,13 +305,7 @@ impl Table {
 
         for name in connection.channel_names() {
             let queue = queue_in(name);
-            let leaving = match queue {
-                Some(_) => LeaveKind::Lost,
-                // It is still known for the channels to which it may come back.
-                None if may_come_back => LeaveKind::Left,
-                None => LeaveKind::Gone,
-            };
-
+            let leaving = leave_kind(queue, may_come_back);
             let key = LookupKey {
                 kind: KeyKind::Element,
                 key: IndexKey::String(name.clone()),
