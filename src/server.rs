@@ -126,6 +126,22 @@ pub(crate) struct Inner {
     ending: Ending,
 }
 
+/// How many shards there are: as many as `config` says, or as fit the machine's cores.
+fn shards_of(config: &Config) -> usize {
+    match config.shards {
+        0 => std::thread::available_parallelism().map_or(1, |cores| shards_for(cores.get())),
+        n => n,
+    }
+}
+
+/// Logs that the server serves, and how it is configured.
+fn log_start(node: &Node, address: SocketAddr, shards: usize) {
+    tracing::info!(%address, shards, apps = node.apps.len(), connections = node.config.limits.connections, "serving");
+    for line in node.config.summary() {
+        tracing::info!("{line}");
+    }
+}
+
 impl Server {
     /// Starts a server: checks the configuration, listens, and starts its threads. [`Server::builder`] is for what is
     /// set most often.
@@ -142,11 +158,7 @@ impl Server {
     fn start_with(mut config: Config, mut registered: Registered) -> Result<Self, StartError> {
         config.check()?;
         bound_connections(&mut config.limits);
-        let shards = match config.shards {
-            0 => std::thread::available_parallelism().map_or(1, |cores| shards_for(cores.get())),
-            n => n,
-        };
-
+        let shards = shards_of(&config);
         let (listener, address) = listen(config.listen, config.limits.send_buffer)?;
         // The accepting task owns the socket, so that the port is free when it ends. Whoever ends
         // the server only shuts it.
@@ -181,10 +193,7 @@ impl Server {
             parts.stop.send_replace(Stop::Now);
         })?;
 
-        tracing::info!(%address, shards, apps = node.apps.len(), connections = node.config.limits.connections, "serving");
-        for line in node.config.summary() {
-            tracing::info!("{line}");
-        }
+        log_start(&node, address, shards);
 
         let stopped = parts.stop.subscribe();
         let ending = Ending::new(parts.stop, listening, threads, &node);
