@@ -163,22 +163,29 @@ impl Call<'_> {
                 let transport = self.open(&request, dialect)?;
                 Ok(self.poll(&transport).await)
             }
-            (None, false) => {
-                // Nothing looks a WebSocket up by this name, but a first packet has to have one.
-                let dialect = dialect(self.first_packet(&random_name(), &[]));
-                let foreign = self.foreign(&request, dialect, None);
-                let app = self.served.app;
-                connect::connect_foreign(
-                    self.edge,
-                    self.runtime_config,
-                    self.event_loop,
-                    request,
-                    self.peer,
-                    app,
-                    foreign,
-                )
-            }
+            (None, false) => self.connect(request, dialect),
         }
+    }
+
+    /// Begins a connection over a WebSocket.
+    fn connect(
+        self,
+        request: Request<Incoming>,
+        dialect: impl FnOnce(Vec<u8>) -> Box<dyn Dialect>,
+    ) -> Result<Response<ResponseBody>, Problem> {
+        // Nothing looks a WebSocket up by this name, but a first packet has to have one.
+        let dialect = dialect(self.first_packet(&random_name(), &[]));
+        let foreign = self.foreign(&request, dialect, None);
+        let app = self.served.app;
+        connect::connect_foreign(
+            self.edge,
+            self.runtime_config,
+            self.event_loop,
+            request,
+            self.peer,
+            app,
+            foreign,
+        )
     }
 
     /// Answers a poll with what the session says.
