@@ -100,6 +100,25 @@ impl Stray {
 /// Most characters that a message repeats of a parameter's name.
 const STRAY_CHARS: usize = 24;
 
+/// Refuses a device whose name is too long, and more channels than a client may name.
+fn check_lengths(
+    device: Option<&str>,
+    channels: usize,
+    most_channels: usize,
+) -> Result<(), Problem> {
+    if device.is_some_and(|device| device.len() > DEVICE_BYTES) {
+        return Err(bad_query(format!("`device` is over {DEVICE_BYTES} bytes")));
+    }
+
+    if channels > most_channels {
+        return Err(bad_query(format!(
+            "`channel` comes {channels} times; at most {most_channels} fit"
+        )));
+    }
+
+    Ok(())
+}
+
 impl Query {
     /// Reads what is known of `query`. Except for `channel`, a name that comes twice counts once, the first time.
     fn parse(query: &str, most_channels: usize) -> Result<Self, Problem> {
@@ -136,20 +155,7 @@ impl Query {
             }
         }
 
-        if device
-            .as_ref()
-            .is_some_and(|device: &String| device.len() > DEVICE_BYTES)
-        {
-            return Err(bad_query(format!("`device` is over {DEVICE_BYTES} bytes")));
-        }
-
-        if channels.len() > most_channels {
-            return Err(bad_query(format!(
-                "`channel` comes {} times; at most {most_channels} fit",
-                channels.len()
-            )));
-        }
-
+        check_lengths(device.as_deref(), channels.len(), most_channels)?;
         let (echo, store) = (
             switch("echo", echo.as_deref())?,
             switch("store", store.as_deref())?,
