@@ -52,7 +52,8 @@ impl ReloadReport {
 /// `log` and `log_format` belong to the program that set up the logger, and are in neither list.
 pub(crate) fn merge(running: &Config, new: Config) -> (Config, ReloadReport) {
     let mut report = ReloadReport::default();
-    report_server(running, &new, &mut report);
+    report_fixed(running, &new, &mut report);
+    report_live(running, &new, &mut report);
 
     // Every setting is named, so that a new one cannot be forgotten here.
     let Config {
@@ -106,8 +107,8 @@ pub(crate) fn merge(running: &Config, new: Config) -> (Config, ReloadReport) {
     (merged, report)
 }
 
-/// Notes how the settings of the server itself differ.
-fn report_server(running: &Config, new: &Config, report: &mut ReloadReport) {
+/// Notes how those settings of the server itself differ that only a restart changes.
+fn report_fixed(running: &Config, new: &Config, report: &mut ReloadReport) {
     if !is_same_address(running.listen, new.listen) {
         report.fixed("listen", &running.listen, &new.listen);
     }
@@ -150,7 +151,10 @@ fn report_server(running: &Config, new: &Config, report: &mut ReloadReport) {
     if new.namespace != running.namespace {
         report.fixed("namespace", &running.namespace, &new.namespace);
     }
+}
 
+/// Notes how those settings of the server itself differ that hold from now on.
+fn report_live(running: &Config, new: &Config, report: &mut ReloadReport) {
     if new.trusted_proxies != running.trusted_proxies {
         report.live(
             "trusted_proxies",
