@@ -138,7 +138,6 @@ fn check_sizes(limits: &Limits, problems: &mut Problems) {
     let Limits {
         body_bytes,
         message_bytes,
-        profile_bytes,
         outbox_bytes,
         admitted_bytes,
         refused_bytes,
@@ -183,6 +182,18 @@ fn check_sizes(limits: &Limits, problems: &mut Problems) {
             );
         }
     }
+
+    check_profiles(limits, problems);
+}
+
+/// A profile must fit a page of members, and the message that brings it.
+fn check_profiles(limits: &Limits, problems: &mut Problems) {
+    let Limits {
+        message_bytes,
+        profile_bytes,
+        outbox_bytes,
+        ..
+    } = *limits;
 
     // A page of members fills a quarter of an outbox at most, and has at least one.
     if profile_bytes > outbox_bytes / 4 {
