@@ -3,6 +3,9 @@
 //! Thousands of clients may send something at the same moment. In the same queue, each step of an event would wait for all
 //! of them: the call that publishes it, its arrival from another node, its way to the sockets. So clients take turns with the
 //! thread's other tasks: some of them run, then what else is ready, then the next ones.
+//!
+//! A turn of the clients lasts a part of the time that the others took since the one before. Thousands of HTTP requests may be
+//! ready at the same moment too, and a few clients after all of them would be too few to answer everyone in time.
 
 use std::{
     cell::RefCell,
@@ -15,9 +18,12 @@ use std::{
         atomic::{AtomicU8, Ordering::SeqCst},
     },
     task::{Context, Poll, Wake, Waker},
+    time::Instant,
 };
 
 use tokio::task::{LocalSet, yield_now};
+
+use crate::limits::{CLIENTS_SHARE, CLIENTS_TURN};
 
 /// Where the tasks of clients are started. They live as long as the future of [`ClientTasks::work`], which owns them.
 #[derive(Default)]
@@ -50,6 +56,7 @@ impl ClientTasks {
 async fn take_turns(tasks: Rc<LocalSet>) {
     let mut tasks = pin!(tasks.run_until(pending::<()>()));
     let mut turns: Option<Arc<Turns>> = None;
+    let mut ended = Instant::now();
 
     loop {
         poll_fn(|cx| {
@@ -58,11 +65,24 @@ async fn take_turns(tasks: Rc<LocalSet>) {
                 other => other.insert(Turns::of(cx.waker())),
             };
 
-            turns.begin();
             let waker = Waker::from(turns.clone());
-            // Never ready. A call runs 61 tasks at most, and wakes the waker if that was not all.
-            let _ = tasks.as_mut().poll(&mut Context::from_waker(&waker));
-            if turns.end() {
+            let mut cx = Context::from_waker(&waker);
+            let mut now = Instant::now();
+            let end = now + ((now - ended) / CLIENTS_SHARE).min(CLIENTS_TURN);
+
+            let has_more = loop {
+                turns.begin();
+                // Never ready. A call runs 61 tasks at most, and wakes the waker if that was not all.
+                let _ = tasks.as_mut().poll(&mut cx);
+                let has_more = turns.end();
+                now = Instant::now();
+                if !has_more || now >= end {
+                    break has_more;
+                }
+            };
+
+            ended = now;
+            if has_more {
                 Poll::Ready(())
             } else {
                 Poll::Pending
@@ -126,14 +146,24 @@ impl Wake for Turns {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::Cell;
+    use std::{cell::Cell, thread::sleep, time::Duration};
 
     use tokio::task::spawn_local;
 
     use super::*;
 
-    /// Tasks that yield, more than run in one turn.
+    /// More clients than run in one turn.
     const MANY: usize = 1000;
+
+    /// A client that always has something to do, and counts how often it ran.
+    fn busy(ran: &Rc<Cell<usize>>) -> impl Future<Output = ()> + use<> {
+        let ran = ran.clone();
+        poll_fn(move |cx| {
+            ran.set(ran.get() + 1);
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        })
+    }
 
     #[tokio::test]
     async fn what_else_is_ready_goes_between_some_of_the_clients() {
@@ -142,21 +172,47 @@ mod tests {
             spawn_local(clients.work());
             let ran = Rc::new(Cell::new(0));
             for _ in 0..MANY {
-                let ran = ran.clone();
-                clients.start(async move { ran.set(ran.get() + 1) });
+                clients.start(busy(&ran));
             }
 
             let mut turns = Vec::new();
-            while ran.get() < MANY {
+            for _ in 0..99 {
+                let before = ran.get();
                 yield_now().await;
-                turns.push(ran.get());
+                turns.push(ran.get() - before);
             }
             turns
         };
 
-        let turns = LocalSet::new().run_until(all).await;
-        let most = turns.windows(2).map(|two| two[1] - two[0]).max();
-        assert!(most.is_some_and(|most| most < MANY / 10), "{turns:?}");
+        // Not each of them: the machine may hold the others up, and clients have more time then.
+        let mut turns = LocalSet::new().run_until(all).await;
+        turns.sort_unstable();
+        let median = turns[turns.len() / 2];
+        assert!((1..MANY).contains(&median), "{turns:?}");
+    }
+
+    #[tokio::test]
+    async fn clients_have_their_part_of_the_time_however_long_the_others_take() {
+        const ROUNDS: usize = 10;
+
+        let all = async {
+            let clients = ClientTasks::default();
+            spawn_local(clients.work());
+            let ran = Rc::new(Cell::new(0));
+            for _ in 0..MANY {
+                clients.start(busy(&ran));
+            }
+
+            for _ in 0..ROUNDS {
+                sleep(Duration::from_millis(2));
+                yield_now().await;
+            }
+            ran.get()
+        };
+
+        // A client runs for some tenths of a microsecond.
+        let ran = LocalSet::new().run_until(all).await;
+        assert!(ran > ROUNDS * 61 * 4, "{ran}");
     }
 
     #[tokio::test]
