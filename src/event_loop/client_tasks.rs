@@ -8,7 +8,7 @@
 //! ready at the same moment too, and a few clients after all of them would be too few to answer everyone in time.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     fmt,
     future::{pending, poll_fn},
     pin::pin,
@@ -25,9 +25,13 @@ use tokio::task::{LocalSet, yield_now};
 
 use crate::limits::{CLIENTS_SHARE, CLIENTS_TURN};
 
-/// Where the tasks of clients are started. They live as long as the future of [`ClientTasks::work`], which owns them.
+/// Where the tasks of clients are started.
 #[derive(Default)]
-pub(super) struct ClientTasks(RefCell<Weak<LocalSet>>);
+pub(super) struct ClientTasks {
+    /// They live as long as the future of [`ClientTasks::work`], which owns them.
+    tasks: RefCell<Weak<LocalSet>>,
+    turn: Rc<Cell<u32>>,
+}
 
 impl fmt::Debug for ClientTasks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -40,20 +44,25 @@ impl ClientTasks {
     pub(super) fn work(&self) -> impl Future<Output = ()> + use<> + 'static {
         let tasks = Rc::new(LocalSet::new());
         // They hold the thread's event loop, which has this: neither would ever be freed if this owned them.
-        self.0.replace(Rc::downgrade(&tasks));
-        take_turns(tasks)
+        self.tasks.replace(Rc::downgrade(&tasks));
+        take_turns(tasks, self.turn.clone())
     }
 
     /// Starts a task, unless the thread has ended.
     pub(super) fn start(&self, task: impl Future<Output = ()> + 'static) {
-        if let Some(tasks) = self.0.borrow().upgrade() {
+        if let Some(tasks) = self.tasks.borrow().upgrade() {
             tasks.spawn_local(task);
         }
     }
+
+    /// The number of the turn that runs, or of the last one. The first is 1.
+    pub(super) fn turn(&self) -> u32 {
+        self.turn.get()
+    }
 }
 
-/// Runs `tasks` in turns with the other tasks of the thread, until it is dropped.
-async fn take_turns(tasks: Rc<LocalSet>) {
+/// Runs `tasks` in turns with the other tasks of the thread, until it is dropped. Counts them in `turn`.
+async fn take_turns(tasks: Rc<LocalSet>, turn: Rc<Cell<u32>>) {
     let mut tasks = pin!(tasks.run_until(pending::<()>()));
     let mut turns: Option<Arc<Turns>> = None;
     let mut ended = Instant::now();
@@ -65,6 +74,7 @@ async fn take_turns(tasks: Rc<LocalSet>) {
                 other => other.insert(Turns::of(cx.waker())),
             };
 
+            turn.set(turn.get().wrapping_add(1));
             let waker = Waker::from(turns.clone());
             let mut cx = Context::from_waker(&waker);
             let mut now = Instant::now();
@@ -146,7 +156,7 @@ impl Wake for Turns {
 
 #[cfg(test)]
 mod tests {
-    use std::{cell::Cell, thread::sleep, time::Duration};
+    use std::{thread::sleep, time::Duration};
 
     use tokio::task::spawn_local;
 

@@ -319,6 +319,11 @@ impl EventLoop {
         self.clients.start(task);
     }
 
+    /// The number of the turn of this thread's clients that runs.
+    pub(crate) fn clients_turn(&self) -> u32 {
+        self.clients.turn()
+    }
+
     /// Does `last` for a connection that has ended: later, in the order of the calls, and in slices.
     pub(crate) fn drop_later(&self, last: impl FnOnce() + 'static) {
         self.deferred_drops.push(Box::new(last));

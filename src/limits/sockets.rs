@@ -46,8 +46,8 @@ pub const PAGED_BYTES: usize = 4096;
 /// buffer is set to: of more, a socket takes only a part at a time.
 pub const JOINED_BYTES: usize = 128 * 1024;
 
-/// Shared buffer of a shard thread for reading; no connection holds one while idle. A session reads it once before others get
-/// their turn, so it bounds what each of thousands that send large messages takes of a round.
+/// Shared buffer of a shard thread for reading; no connection holds one while idle. A session reads it twice at most before others
+/// get their turn, so it bounds what each of thousands that send large messages takes of a round.
 pub const READ_BUFFER: usize = 16 * 1024;
 
 /// Connections whose sockets refused that are looked at each time the node is over its bound of refused bytes. Of those the ones

@@ -107,6 +107,7 @@ impl Session {
             unfinished: None,
             unreadable: Unreadable::default(),
             ending: Ending::No,
+            read_in: 0,
             // Most clients ask for nothing, and an idle session holds nothing on the heap for it.
             options: (!arrival.options.is_empty()).then(|| Box::new(arrival.options)),
             foreign,

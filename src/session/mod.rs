@@ -4,8 +4,8 @@
 //! nothing more is read until it is done: what a client sends next is never placed before what it sent first, and one
 //! that sends faster than the node takes is held back by its own socket.
 //!
-//! A session reads its socket once, and works for one slice of time, before the thread's other tasks run. What it has
-//! read and not looked at by then waits in memory of its own.
+//! A session works for one slice of time, or reads its socket twice, before the thread's other tasks run. What it has read and
+//! not looked at by then waits in memory of its own. The second read mostly finds that there was no more.
 
 mod arrival;
 mod calling;
@@ -27,14 +27,18 @@ mod recovering;
 mod unfinished;
 mod unreadable;
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     future::poll_fn,
+    mem::replace,
     pin::Pin,
     task::{Context, Poll, ready},
 };
 
 use serde_json::value::RawValue;
-use tokio::time::sleep;
+use tokio::{task::yield_now, time::sleep};
 
 pub(crate) use self::{arrival::Arrival, connect::ConnectOptions, foreign::Foreign};
 use self::{client::Client, connect::StoredForClient, cost::Cost, unreadable::Unreadable};
@@ -68,6 +72,15 @@ enum Ending {
     Unheard,
 }
 
+/// What a session's work has come to for now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    /// It has more to do, after the thread's other tasks.
+    Rests,
+    /// The connection has ended.
+    Ended,
+}
+
 /// What the reading side of a connection holds while the client is idle: no buffer, and nothing on the heap besides.
 pub(crate) struct Session {
     client: Client,
@@ -81,6 +94,8 @@ pub(crate) struct Session {
     options: Option<Box<ConnectOptions>>,
     unreadable: Unreadable,
     ending: Ending,
+    /// The turn of the thread's clients in which the socket was last read.
+    read_in: u32,
     /// Set if the client speaks another protocol than `fanfare.v1`.
     foreign: Option<Box<Foreign>>,
     /// The code the client closed with.
@@ -93,14 +108,18 @@ impl Session {
     ///
     /// The task holds this and nothing else: polled by hand, it needs no place in a list of those who wait.
     pub(crate) async fn run(mut self) {
-        poll_fn(|cx| self.poll(cx)).await;
+        while poll_fn(|cx| self.poll(cx)).await == Step::Rests {
+            // Until the thread has looked at its sockets. Woken immediately, it might be the next to run, again and again.
+            yield_now().await;
+        }
+
         let event_loop = self.client.event_loop.clone();
         // Thousands may end at the same time, and each takes locks to be removed: the thread does
         // that in slices.
         event_loop.drop_later(move || drop(self));
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
         let slice = TimeSlice::begin();
         self.look_at_unfinished();
         self.note_held(cx.waker());
@@ -117,15 +136,14 @@ impl Session {
             }
 
             if self.ending == Ending::Unheard {
-                return Poll::Ready(());
+                return Poll::Ready(Step::Ended);
             }
 
             self.go_on(&slice);
             self.note_unfinished(cx.waker());
             // Not all was looked at within the slice. The other tasks come before the rest.
             if self.pending.is_some() && slice.is_spent() {
-                cx.waker().wake_by_ref();
-                return Poll::Pending;
+                return Poll::Ready(Step::Rests);
             }
         }
 
@@ -143,10 +161,17 @@ impl Session {
                 }
                 Poll::Pending
             }
-            Poll::Ready(Ok(0) | Err(_)) => Poll::Ready(()),
+            Poll::Ready(Ok(0) | Err(_)) => Poll::Ready(Step::Ended),
             Poll::Ready(Ok(_)) => {
                 self.note_unfinished(cx.waker());
+                let turn = self.client.event_loop.clients_turn();
+                let is_second = replace(&mut self.read_in, turn) == turn;
                 // Others come before the next read, however much this client has sent.
+                if is_second || slice.is_spent() {
+                    return Poll::Ready(Step::Rests);
+                }
+
+                // Mostly there is no more. Resting would cost a look at all sockets before that is known.
                 cx.waker().wake_by_ref();
                 Poll::Pending
             }
