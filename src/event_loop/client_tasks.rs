@@ -111,10 +111,19 @@ const RESTING: u8 = 0;
 /// Some run.
 const RUNNING: u8 = 1;
 
-/// Some run, and others are to run after them.
+/// Some run, and others are to run after them: in the same turn, or in the next one, which begins by itself.
 const HAS_MORE: u8 = 2;
 
-/// Wakes the task of [`take_turns`], except while that runs: then it only notes that there is more to do.
+/// Wakes the task of [`take_turns`] while no client has something to do. Otherwise it only notes that there is more.
+///
+/// ```text
+///              begin             woken
+///    RESTING ---------> RUNNING --------> HAS_MORE
+///       ^  \_            |  ^                |
+///       |    woken: task  |  |     begin      |
+///       +-----------------+  +----------------+
+///               end
+/// ```
 struct Turns {
     task: Waker,
     state: AtomicU8,
@@ -132,9 +141,12 @@ impl Turns {
         self.state.store(RUNNING, SeqCst);
     }
 
-    /// Whether there is more to do.
+    /// Whether there is more to do. Then nothing wakes the task until `begin`: woken during its pause, it would end that
+    /// before the thread has looked at its sockets.
     fn end(&self) -> bool {
-        self.state.swap(RESTING, SeqCst) == HAS_MORE
+        self.state
+            .compare_exchange(RUNNING, RESTING, SeqCst, SeqCst)
+            .is_err()
     }
 }
 
@@ -158,7 +170,7 @@ impl Wake for Turns {
 mod tests {
     use std::{thread::sleep, time::Duration};
 
-    use tokio::task::spawn_local;
+    use tokio::{sync::Notify, task::spawn_local};
 
     use super::*;
 
@@ -223,6 +235,44 @@ mod tests {
         // A client runs for some tenths of a microsecond.
         let ran = LocalSet::new().run_until(all).await;
         assert!(ran > ROUNDS * 61 * 4, "{ran}");
+    }
+
+    #[tokio::test]
+    async fn a_client_that_is_woken_does_not_end_the_pause_between_two_turns() {
+        let all = async {
+            let clients = ClientTasks::default();
+            spawn_local(clients.work());
+            let waiting: Vec<_> = (0..50).map(|_| Rc::new(Notify::new())).collect();
+            for woken in &waiting {
+                let woken = woken.clone();
+                clients.start(async move { woken.notified().await });
+            }
+
+            let ran = Rc::new(Cell::new(0));
+            for _ in 0..MANY {
+                clients.start(busy(&ran));
+            }
+
+            yield_now().await;
+
+            // These are wakes from outside of a turn, and the thread does not look at its sockets between them.
+            let first = clients.turn();
+            let mut waiting = waiting.into_iter();
+            let waking = spawn_local(poll_fn(move |cx| {
+                let Some(woken) = waiting.next() else {
+                    return Poll::Ready(());
+                };
+                woken.notify_one();
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }));
+            waking.await.unwrap();
+            clients.turn() - first
+        };
+
+        // Two, if it looked at them in the middle.
+        let turns = LocalSet::new().run_until(all).await;
+        assert!(turns <= 2, "{turns}");
     }
 
     #[tokio::test]
