@@ -18,9 +18,10 @@ use std::{
         atomic::{AtomicU8, Ordering::SeqCst},
     },
     task::{Context, Poll, Wake, Waker},
-    time::Instant,
+    time::Duration,
 };
 
+use rustix::time::{ClockId, clock_gettime};
 use tokio::task::{LocalSet, yield_now};
 
 use crate::limits::{CLIENTS_SHARE, CLIENTS_TURN};
@@ -65,7 +66,8 @@ impl ClientTasks {
 async fn take_turns(tasks: Rc<LocalSet>, turn: Rc<Cell<u32>>) {
     let mut tasks = pin!(tasks.run_until(pending::<()>()));
     let mut turns: Option<Arc<Turns>> = None;
-    let mut ended = Instant::now();
+    // When the last turn ended, if there was more to do.
+    let mut ended = None;
 
     loop {
         poll_fn(|cx| {
@@ -77,25 +79,25 @@ async fn take_turns(tasks: Rc<LocalSet>, turn: Rc<Cell<u32>>) {
             turn.set(turn.get().wrapping_add(1));
             let waker = Waker::from(turns.clone());
             let mut cx = Context::from_waker(&waker);
-            let mut now = Instant::now();
-            let end = now + ((now - ended) / CLIENTS_SHARE).min(CLIENTS_TURN);
+            // How long the others took is of interest only if clients waited for them.
+            let begun = ended.take().map(|ended| (worked(), ended));
+            let length = begun.map_or(Duration::ZERO, |(begun, ended)| {
+                (begun.saturating_sub(ended) / CLIENTS_SHARE).min(CLIENTS_TURN)
+            });
 
-            let has_more = loop {
+            loop {
                 turns.begin();
                 // Never ready. A call runs 61 tasks at most, and wakes the waker if that was not all.
                 let _ = tasks.as_mut().poll(&mut cx);
-                let has_more = turns.end();
-                now = Instant::now();
-                if !has_more || now >= end {
-                    break has_more;
+                if !turns.end() {
+                    return Poll::Pending;
                 }
-            };
 
-            ended = now;
-            if has_more {
-                Poll::Ready(())
-            } else {
-                Poll::Pending
+                let now = worked();
+                if begun.is_none_or(|(begun, _)| now.saturating_sub(begun) >= length) {
+                    ended = Some(now);
+                    return Poll::Ready(());
+                }
             }
         })
         .await;
@@ -103,6 +105,13 @@ async fn take_turns(tasks: Rc<LocalSet>, turn: Rc<Cell<u32>>) {
         // Until the thread has looked at its sockets. Woken immediately, this task would run before what has come there.
         yield_now().await;
     }
+}
+
+/// How long this thread has worked. Time in which it rested, or other threads had its core, is no one's turn.
+fn worked() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    // It is never negative.
+    Duration::try_from(time).unwrap_or_default()
 }
 
 /// No client's task runs. If one has something to do, `take_turns` is woken.
@@ -168,8 +177,6 @@ impl Wake for Turns {
 
 #[cfg(test)]
 mod tests {
-    use std::{thread::sleep, time::Duration};
-
     use tokio::{sync::Notify, task::spawn_local};
 
     use super::*;
@@ -226,7 +233,8 @@ mod tests {
             }
 
             for _ in 0..ROUNDS {
-                sleep(Duration::from_millis(2));
+                let begun = worked();
+                while worked() < begun + Duration::from_millis(2) {}
                 yield_now().await;
             }
             ran.get()

@@ -23,12 +23,11 @@ pub const SLICE_STRIDE: usize = 8;
 /// fetched for all of them at the same time, which is waited for once.
 pub const WRITE_STRIDE: usize = 16;
 
-/// The clients of a thread go on for one part in so many of the time that its other tasks took before. Where thousands join
+/// The clients of a thread go on for one part in so many of the time that its other tasks worked before. Where thousands join
 /// at the same time, an event passes several turns of theirs on its way: the longer they are, the later it comes.
 pub const CLIENTS_SHARE: u32 = 4;
 
-/// How long they go on at most. Time in which the thread rested counts as the others', and an event that comes while thousands
-/// of clients begin to send would wait for all of them.
+/// How long they go on at most, even after a single long step of the others: an event on its way waits for them.
 pub const CLIENTS_TURN: Duration = Duration::from_millis(5);
 
 /// Frames of a client between two looks at the clock: several microseconds' work.
