@@ -46,6 +46,8 @@ fn whichever_task_fails_the_server_stops_and_says_which() {
         "accept of the admin thread",
         "admin thread",
         "bus",
+        "clients of shard 0",
+        "clients of shard 1",
         "counts for the log",
         "counts of other nodes",
         "expired answers",

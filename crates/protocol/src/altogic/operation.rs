@@ -446,7 +446,7 @@ mod tests {
                 r#"{"channel":[],"eventName":"e"}"#,
                 "must be a string",
             ),
-            ("dance", "{}", "no event \"dance\""),
+            ("dance", "{}", "unknown event \"dance\""),
         ] {
             let refused = Operation::read(name, raw(argument), true).unwrap_err();
             assert!(refused.0.contains(what), "{name} {argument}: {refused}");
