@@ -236,6 +236,10 @@ fn order(log: &Log, fates: &HashMap<Name, Fate>) -> (Counts, Vec<Gap>) {
                             ..
                         }
                 );
+                if epoch.is_some() && epoch != last_epoch {
+                    // Another numbering may begin with any offset, also where nothing is missing before it.
+                    last_offset = None;
+                }
                 last_epoch = epoch.or(last_epoch);
                 if is_told || is_new_epoch {
                     gaps.push(Gap {
@@ -689,6 +693,23 @@ mod tests {
                 ..Counts::default()
             },
         );
+    }
+
+    #[test]
+    fn a_new_numbering_may_begin_with_a_smaller_offset() {
+        let new = Seen::Joined {
+            node: 0,
+            epoch: "b".into(),
+            recovered: Some(true),
+        };
+        let counts = |sequences: [u32; 2]| {
+            let [first, second] = sequences;
+            let (before, after) = (kept(first, 9), kept(second, 1));
+            let seen = [behind(1, before), behind(1, new.clone()), behind(1, after)];
+            check(&accepted(2), &log(true, seen))
+        };
+        assert_eq!(counts([0, 1]).reordered, 0);
+        assert_eq!(counts([1, 0]).reordered, 1, "nothing is missing before it");
     }
 
     #[test]
