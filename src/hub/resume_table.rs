@@ -206,6 +206,17 @@ impl ResumeTable {
         self.successors.lock().note(old, new, lost.window);
     }
 
+    /// Takes the connection out that has taken the place of `id`, as [`ResumeTable::take`] does, if it is lost by now. Its client
+    /// may not know of it: its welcome was lost on its way.
+    pub(crate) fn take_successor(
+        &self,
+        id: &ConnectionId,
+        proof: impl Fn(&Connection) -> bool,
+    ) -> Option<Detached> {
+        let last = self.successor(id)?;
+        self.take(&last, proof)
+    }
+
     /// The last connection of this node that has taken the place of `id`.
     pub(crate) fn successor(&self, id: &ConnectionId) -> Option<ConnectionId> {
         self.successors.lock().last(id)

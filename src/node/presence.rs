@@ -273,16 +273,17 @@ impl LocalResume {
         Some(Self::of(hub, detached))
     }
 
-    /// The same of the last connection that has taken the place of `id`. Its client does not know of it if its welcome was lost on
-    /// its way, and the server may not have noticed yet that it is lost.
+    /// The same of the connection that has taken the place of `id` since, if it is lost: its client does not know of it if its
+    /// welcome was lost on its way.
     pub(super) fn find_successor(
         hub: &Arc<Hub>,
         revocations: &Revocations,
         id: &ConnectionId,
         client: ClientKey<'_>,
     ) -> Option<Self> {
-        let last = hub.context().resume_table.successor(id)?;
-        Self::find(hub, revocations, &last, client)
+        let proof = proof(revocations, client);
+        let detached = hub.context().resume_table.take_successor(id, proof)?;
+        Some(Self::of(hub, detached))
     }
 
     fn of(hub: &Arc<Hub>, detached: Detached) -> Self {
