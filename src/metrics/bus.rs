@@ -72,16 +72,16 @@ pub struct BusMetrics {
 }
 
 impl BusMetrics {
-    pub(super) fn new(registry: &mut Registry) -> Self {
+    pub(super) fn new(r: &mut Registry) -> Self {
         let (metrics, published, fetches) = Self::zero();
-        registry.register(
+        r.register(
             "bus_published",
             "Publications and commands for Redis, by result",
             published,
         );
 
-        metrics.register_link(registry);
-        metrics.register_recovery(registry, fetches);
+        metrics.register_link(r);
+        metrics.register_recovery(r, fetches);
         metrics
     }
 
