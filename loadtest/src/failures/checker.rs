@@ -210,10 +210,9 @@ fn order(log: &Log, fates: &HashMap<Name, Fate>) -> (Counts, Vec<Gap>) {
                 *top = (*top).max(*sequence);
             }
             Seen::Gap | Seen::Joined { .. } => {
-                let epoch = if let Seen::Joined { epoch, .. } = seen {
-                    Some(epoch)
-                } else {
-                    None
+                let epoch = match seen {
+                    Seen::Joined { epoch, .. } => Some(epoch),
+                    _ => None,
                 };
                 // Where nothing is missing, a new epoch excuses nothing.
                 let is_whole = matches!(
